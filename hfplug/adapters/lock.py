@@ -1,0 +1,285 @@
+"""The lock of an adapter: what it needs in order to give the same answers again.
+
+PEFT loads an adapter onto any base of the same shape without a word, and ``adapter_config.json`` leaves
+the base's commit empty. The lock therefore holds the commit, fingerprints of the base's configuration,
+weights and tokenizer, the vocabulary's size, and the numbers' format, as ``hfplug_lock.json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hfplug.adapters.fingerprint import (
+    base_parameters,
+    combine_fingerprints,
+    config_sha256,
+    count_embedding_rows,
+    count_labels,
+    fingerprint_tensor,
+    fingerprint_tensors,
+    is_merged,
+    main_dtype,
+    same_tensor,
+    sha256_of,
+    tokenizer_sha256,
+)
+from hfplug.adapters.record import check_version, package_versions, plain, scrub
+from hfplug.adapters.task import Task
+from hfplug.errors import AdapterError, MismatchError
+
+logger = logging.getLogger(__name__)
+
+LOCK_VERSION = 1
+
+
+class Difference(str):
+    """One difference between a lock and a model, in words.
+
+    Attributes:
+        kind: ``"base"`` or ``"tokenizer"`` (the adapter does not belong here) or ``"numerics"`` (the same
+            base in another number format: it works, with slightly other numbers).
+    """
+
+    kind: Literal["base", "tokenizer", "numerics"]
+
+    def __new__(cls, text: str, kind: Literal["base", "tokenizer", "numerics"]) -> Difference:
+        made = super().__new__(cls, text)
+        made.kind = kind
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """What an adapter needs in order to give the same answers again.
+
+    Args:
+        base: Repo id or folder of the base.
+        base_commit: The commit that the base was read at, or None for a folder.
+        config_sha256: Of the base's configuration without volatile keys.
+        num_labels: Labels of a classifier's head (``adapter_config.json`` does not hold it), else None.
+        weights_fingerprint: Over ``tensors``; None if no tensor could be read.
+        tensors: Name to ``{"shape", "dtype", "sha256", "values"}`` of the sampled tensors.
+        vocab_size: Rows of the input embedding.
+        tokenizer_sha256: Of the tokenizer, whatever padding and truncation it was last used with.
+        chat_template_sha256: Of its chat template.
+        task: Name of the task. prompt_sha256: Of its prompt template.
+        dtype: Of most of the base's numbers, e.g. ``"bfloat16"``.
+        quantization: The base's quantisation settings, or None.
+        versions: Package name to version.
+        probe: Room for outputs on known inputs.
+    """
+
+    base: str | None = None
+    base_commit: str | None = None
+    config_sha256: str | None = None
+    num_labels: int | None = None
+    weights_fingerprint: str | None = None
+    tensors: Mapping[str, Any] = field(default_factory=dict)
+    vocab_size: int | None = None
+    tokenizer_sha256: str | None = None
+    chat_template_sha256: str | None = None
+    task: str | None = None
+    prompt_sha256: str | None = None
+    dtype: str | None = None
+    quantization: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=package_versions)
+    probe: Mapping[str, Any] | None = None
+    lock_version: int = LOCK_VERSION
+
+    __hash__ = None  # type: ignore[assignment]  # it holds mappings
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of JSON values without secrets; ``from_json`` gives an equal lock back."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        values = {"lock_version": values.pop("lock_version"), **scrub(plain(values))}
+        return {key: value for key, value in values.items() if key != "probe" or value is not None}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Lock:
+        """The lock that ``to_json`` described. Keys of newer versions that can be read anyway are left out.
+
+        Raises:
+            AdapterError: ``values`` is no lock, or a lock of a later ``lock_version``.
+        """
+        known = check_version(values, "lock_version", LOCK_VERSION, "lock")
+        names = {item.name for item in dataclasses.fields(cls)}
+        for key in ("tensors", "versions"):
+            if not isinstance(known.get(key, {}), Mapping):
+                raise AdapterError(
+                    f"{key!r} in hfplug_lock.json must hold an object.", fix="Export the adapter again."
+                )
+        return cls(**{key: value for key, value in known.items() if key in names})
+
+
+def make_lock(
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    base_name: str | None,
+    base_commit: str | None = None,
+    task: Task | None = None,
+    quantization: Mapping[str, Any] | None = None,
+    skip: Collection[str] = (),
+) -> Lock:
+    """The lock of an adapter that was trained on ``model``.
+
+    Args:
+        model: The base, plain or wrapped by PEFT (not merged). It is only read.
+        tokenizer: The tokenizer that the adapter was trained with.
+        base_name: Repo id or folder of the base.
+        base_commit: The commit that it was read at.
+        task: What was taught.
+        quantization: Quantisation settings; read from the model's configuration if not given.
+        skip: Names of parameters (as in the plain base) that its checkpoint did not hold, for example a new
+            head: they are random after every load. Usual heads and poolers are left out anyway.
+    """
+    config = _config(model)
+    tensors = fingerprint_tensors(model, skip=skip)
+    return Lock(
+        base=base_name,
+        base_commit=base_commit or getattr(config, "_commit_hash", None),
+        config_sha256=config_sha256(config) if config is not None else None,
+        num_labels=count_labels(model, config),
+        weights_fingerprint=combine_fingerprints(tensors),
+        tensors=tensors,
+        vocab_size=count_embedding_rows(model),
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
+        chat_template_sha256=sha256_of(getattr(tokenizer, "chat_template", None)),
+        task=task.name if task else None,
+        prompt_sha256=sha256_of(task.prompt) if task else None,
+        dtype=main_dtype(model),
+        quantization=scrub(plain(quantization)) if quantization is not None else _quantization(config),
+    )
+
+
+def verify(lock: Lock, model: Any, tokenizer: Any = None) -> list[str]:
+    """The differences between a lock and the model (and tokenizer) at hand, in words with what to do.
+
+    Args:
+        lock: Of the adapter.
+        model: The base, plain or wrapped by PEFT (not merged). It is only read.
+        tokenizer: Compared if given.
+
+    Returns:
+        ``Difference`` texts; empty if the adapter belongs here and gives the same answers.
+    """
+    found: list[Difference] = []
+    where = f"{lock.base!r}" if lock.base else "the base that it was made for"
+    load = f"Load {where}" + (f" with revision={lock.base_commit!r}." if lock.base_commit else ".")
+    config = _config(model)
+    rows = count_embedding_rows(model)
+    if None not in (rows, lock.vocab_size) and rows != lock.vocab_size:
+        found.append(
+            Difference(
+                f"The adapter's base has {lock.vocab_size} rows in its embedding; this model has {rows}."
+                f" {load} If tokens were added, call model.resize_token_embeddings({lock.vocab_size}).",
+                "base",
+            )
+        )
+    if lock.num_labels is not None and (labels := count_labels(model, config)) not in (None, lock.num_labels):
+        text = f"The adapter's head has {lock.num_labels} labels; this model's has {labels}."
+        found.append(Difference(f"{text} Load the base with num_labels={lock.num_labels}.", "base"))
+    if lock.config_sha256 and config is not None and config_sha256(config) != lock.config_sha256:
+        text = f"The model's configuration is not that of the adapter's base. {load}"
+        found.append(Difference(text, "base"))
+    weights = _compare_weights(lock, model)
+    if weights:
+        found.append(Difference(f"{weights} {load}", "base"))
+    found += _compare_tokenizers(lock, tokenizer)
+    found += _compare_numerics(lock, model, config)
+    return list(found)
+
+
+def check(
+    lock: Lock,
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    want: Literal["same_base", "same_numbers"] = "same_base",
+) -> None:
+    """Refuse a model that the adapter was not made for.
+
+    Args:
+        lock: Of the adapter.
+        model: The base, plain or wrapped by PEFT.
+        tokenizer: Compared if given.
+        want: ``"same_base"`` lets another number format or quantisation of the same base pass, with a
+            warning in the log; ``"same_numbers"`` refuses it.
+
+    Raises:
+        MismatchError: The message lists every difference and what to do.
+    """
+    differences = verify(lock, model, tokenizer)
+    wrong = [d for d in differences if want == "same_numbers" or getattr(d, "kind", "base") != "numerics"]
+    for difference in differences:
+        if difference not in wrong:
+            logger.warning("%s", difference)
+    if wrong:
+        raise MismatchError("This adapter does not fit the model at hand: " + " ".join(wrong))
+
+
+def _compare_weights(lock: Lock, model: Any) -> str:
+    """What is wrong with the model's weights, in words; an empty text if nothing is, or none can be read."""
+    if not lock.tensors or is_merged(model):
+        return ""
+    parameters = dict(base_parameters(model))
+    wrong = []
+    for name, expected in lock.tensors.items():
+        tensor = parameters.get(name)
+        found = None if tensor is None else fingerprint_tensor(tensor)
+        if tensor is None or (found is not None and not same_tensor(expected, found)):
+            wrong.append(name)
+    if not wrong:
+        return ""
+    count = f"{len(wrong)} of {len(lock.tensors)} sampled tensors differ, the first is {wrong[0]!r}"
+    return f"The model's weights are not those of the adapter's base ({count})."
+
+
+def _compare_tokenizers(lock: Lock, tokenizer: Any) -> list[Difference]:
+    if tokenizer is None:
+        return []
+    found = []
+    fix = "Load it from the adapter's folder if that holds one, else from the base at the same commit."
+    if lock.tokenizer_sha256 and tokenizer_sha256(tokenizer) != lock.tokenizer_sha256:
+        text = f"The tokenizer is not the one that the adapter was trained with. {fix}"
+        found.append(Difference(text, "tokenizer"))
+    template = sha256_of(getattr(tokenizer, "chat_template", None))
+    if lock.chat_template_sha256 and template != lock.chat_template_sha256:
+        text = f"The chat template is not the one that the adapter was trained with. {fix}"
+        found.append(Difference(text, "tokenizer"))
+    return found
+
+
+def _compare_numerics(lock: Lock, model: Any, config: Any) -> list[Difference]:
+    found = []
+    here, there = _quantization(config), lock.quantization
+    if bool(here) != bool(there):
+        text = (
+            "The adapter was trained over a quantised base; this model is not quantised."
+            if there
+            else "The adapter was trained over a base that was not quantised; this model is."
+        )
+        fix = "Answers differ a little; load the base as the lock's 'quantization' says for the same ones."
+        found.append(Difference(f"{text} {fix}", "numerics"))
+    dtype = main_dtype(model)
+    if lock.dtype and dtype and dtype != lock.dtype and not here:
+        text = f"The adapter was trained with the base in {lock.dtype}; this model is in {dtype}."
+        fix = f"Answers may differ a little; load the base with dtype='{lock.dtype}' for the same ones."
+        found.append(Difference(f"{text} {fix}", "numerics"))
+    return found
+
+
+def _config(model: Any) -> Any:
+    config = getattr(model, "config", None)
+    return config if hasattr(config, "to_dict") else None
+
+
+def _quantization(config: Any) -> dict[str, Any] | None:
+    settings = getattr(config, "quantization_config", None)
+    if not settings:
+        return None
+    return scrub(plain(settings.to_dict() if hasattr(settings, "to_dict") else dict(settings)))

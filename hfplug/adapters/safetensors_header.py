@@ -1,0 +1,53 @@
+"""The header of a safetensors file, read without loading a tensor and without importing torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hfplug.errors import AdapterError
+
+_LARGEST_HEADER = 100 * 1024 * 1024  # the format's own limit
+
+
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Name to ``{"dtype", "shape", "data_offsets"}`` of every tensor in a safetensors file.
+
+    Args:
+        path: The file.
+
+    Raises:
+        AdapterError: The file is a Git LFS pointer, is cut short or too long, or is no safetensors file.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise AdapterError(
+                f"{path} is a Git LFS pointer, not the weights themselves.",
+                fix=f"Type: git -C {path.parent} lfs pull",
+            )
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > _LARGEST_HEADER or 8 + length > size:
+            raise _broken(path, f"it has {size:,} bytes, fewer than its header needs")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise _broken(path, "its header cannot be read") from error
+    if 8 + length + end != size:
+        raise _broken(path, f"its header announces {8 + length + end:,} bytes and it has {size:,}")
+    if not tensors:
+        raise AdapterError(f"{path} holds no tensor.", fix="Train again; nothing was saved here.")
+    return tensors
+
+
+def _broken(path: Path, why: str) -> AdapterError:
+    return AdapterError(
+        f"{os.fspath(path)} is not a whole safetensors file: {why}.",
+        fix="Copy or download it again, or export from another checkpoint.",
+    )

@@ -1,0 +1,77 @@
+"""The Trainer of a study: the loss of the answer's tokens alone, the same for every method."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import Trainer
+
+IGNORED = -100
+
+
+class AnswerTrainer(Trainer):
+    """A Trainer whose loss is the mean cross-entropy over the answers' tokens of a whole optimiser step.
+
+    Differences from the loss inside the models, for a fair comparison of methods:
+
+    * T5 and BART divide by the tokens of each micro-batch, so that under gradient accumulation a short batch
+      counts as much as a long one; here every token counts the same.
+    * A causal model computes logits, of shape (batch, length, vocabulary), for the prompt as well. Only those
+      that the loss reads are asked for here, which saves memory and time.
+    * Under a soft prompt the logits are longer than the labels; the end of both is aligned.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self._keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self._encoder_decoder = bool(base.config.is_encoder_decoder)
+        # Has Trainer count the labels of the whole step and leave the division to compute_loss.
+        self.model_accepts_loss_kwargs = True
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        labels = inputs["labels"]
+        if self._encoder_decoder:
+            outputs = model(**inputs)
+            logits, targets = outputs.logits, labels
+        else:
+            rest = {name: value for name, value in inputs.items() if name != "labels"}
+            keep = _positions_to_keep(labels)
+            if self._keeps_logits:
+                rest["logits_to_keep"] = keep
+            outputs = model(**rest)
+            logits, targets = outputs.logits[:, -keep:][:, :-1], labels[:, -keep:][:, 1:]
+        loss = functional.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+        if num_items_in_batch is None:
+            loss = loss / (targets != IGNORED).sum().clamp(min=1)
+        else:
+            loss = loss / num_items_in_batch
+            if self.args.average_tokens_across_devices and self.args.world_size > 1:
+                loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+
+def _positions_to_keep(labels: torch.Tensor) -> int:
+    """How many positions, from the end, hold all that predicts an answer.
+
+    Args:
+        labels: Shape (batch, length), -100 where there is no answer.
+
+    Returns:
+        Between 1 and length: the answers and the one position before the earliest of them.
+    """
+    answered = (labels != IGNORED).any(dim=0)
+    first = int(answered.int().argmax()) if bool(answered.any()) else labels.shape[1] - 1
+    return min(labels.shape[1], labels.shape[1] - first + 1)

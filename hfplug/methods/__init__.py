@@ -1,0 +1,33 @@
+"""What can be trained: one file a tuning method, registered by being imported here."""
+
+from __future__ import annotations
+
+from hfplug.methods.full import Full
+from hfplug.methods.lora import Lora
+from hfplug.methods.method import (
+    AnatomyView,
+    LearningRate,
+    Quantization,
+    TuningMethod,
+    get_method,
+    method_names,
+    register_method,
+    resolve_method,
+)
+from hfplug.methods.prompt_tuning import PromptTuning
+from hfplug.methods.qlora import QLora
+
+__all__ = [
+    "AnatomyView",
+    "Full",
+    "LearningRate",
+    "Lora",
+    "PromptTuning",
+    "QLora",
+    "Quantization",
+    "TuningMethod",
+    "get_method",
+    "method_names",
+    "register_method",
+    "resolve_method",
+]

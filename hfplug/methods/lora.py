@@ -1,0 +1,141 @@
+r"""LoRA: low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
+
+The weight W of a linear layer, of shape (out, in), is frozen. Beside it two thin matrices are trained,
+A of shape (r, in) and B of shape (out, r), and the layer computes
+
+    y = W x + (lora_alpha / r) * B A x
+
+B starts at zero, so that the layer starts as the base (section 4.1). Only r * (in + out) numbers are trained
+a layer, and B A can be added to W before inference, so that it costs nothing there. PEFT does the work; this
+file decides where it goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfplug.errors import MethodError, did_you_mean
+from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
+from hfplug.methods.settings import setting
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+GROUPS = ("attention", "feed_forward", "all-linear")
+INITIALISATIONS = ("default", "gaussian", "pissa", "olora", "orthogonal")
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class Lora(TuningMethod):
+    """Train two thin matrices beside each frozen weight of the attention layers."""
+
+    name: ClassVar[str] = "lora"
+    category: ClassVar[str] = "reparameterised"
+    flag_prefix: ClassVar[str] = "lora"
+    summary: ClassVar[str] = "two thin matrices beside each frozen weight; merges into the base"
+    paper: ClassVar[str] = "Hu et al. 2021, https://arxiv.org/abs/2106.09685"
+
+    r: int = setting(16, low=1, high=4096, help="rank of the two matrices")
+    lora_alpha: int = setting(32, low=1, high=65536, help="scale: the update is multiplied by lora_alpha / r")
+    lora_dropout: float = setting(0.0, low=0.0, high=0.95, help="dropout on the adapter's input, a share")
+    target_modules: tuple[str, ...] = setting(
+        ("attention",), help="attention, feed_forward, all-linear, or names of linear layers"
+    )
+    use_rslora: bool = setting(False, help="scale by lora_alpha / sqrt(r) instead (rank-stabilised LoRA)")
+    init_lora_weights: str = setting("default", choices=INITIALISATIONS, help="how A and B start")
+
+    def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
+        from peft import LoraConfig
+
+        return LoraConfig(
+            task_type=anatomy.task_type,
+            r=self.r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=_targets(self, anatomy),
+            use_rslora=self.use_rslora,
+            init_lora_weights=True if self.init_lora_weights == "default" else self.init_lora_weights,  # type: ignore[arg-type]
+            modules_to_save=modules_to_save(anatomy),
+            fan_in_fan_out=bool(anatomy.transposed) and set(anatomy.transposed) == set(anatomy.linear),
+        )
+
+    def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
+        """About ten times that of full fine-tuning (Biderman et al. 2024, section 4; Dettmers et al. 2023,
+        table 9: 2e-4 up to 13B, 1e-4 above)."""
+        if anatomy.parameters < 50e6:
+            value, high = 5e-3, 5e-2
+        elif anatomy.parameters < 1e9:
+            value, high = 1e-3, 1e-2
+        else:
+            value, high = (2e-4 if anatomy.parameters < 14e9 else 1e-4), 5e-3
+        return LearningRate(
+            value=value, low=5e-5, high=high, source="Dettmers et al. 2023, table 9; Biderman et al. 2024, section 4"
+        )
+
+
+def _targets(method: Lora, anatomy: AnatomyView) -> Any:
+    """The layers that the settings ask for, as the shortest names that mean just them.
+
+    An architecture whose attention is not made of modules that say so gets PEFT's own choice, if it has one.
+
+    Raises:
+        MethodError: if a group is empty on this model, or a name matches no layer.
+    """
+    if method.target_modules == ("attention",) and not anatomy.attention and _peft_knows(anatomy.model_type):
+        return None
+    wanted: dict[str, None] = {}
+    for item in method.target_modules or ("attention",):
+        found = _matching(item, anatomy)
+        if not found:
+            endings = sorted({name.rsplit(".", 1)[-1] for name in anatomy.linear})
+            raise MethodError(
+                f"{method.name}: {item!r} matches no linear layer of this {anatomy.model_type} model.",
+                fix=f"{did_you_mean(item, [*GROUPS, *endings])} Layer names here end in: "
+                f"{', '.join(endings) or 'nothing (it has no linear layer)'}; groups are {', '.join(GROUPS)}.".strip(),
+            )
+        wanted.update(dict.fromkeys(found))
+    return shortest_names(tuple(wanted), anatomy.modules)
+
+
+def _peft_knows(model_type: str) -> bool:
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    return model_type in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+
+def _matching(item: str, anatomy: AnatomyView) -> tuple[str, ...]:
+    groups = {"attention": anatomy.attention, "feed_forward": anatomy.feed_forward, "all-linear": anatomy.linear}
+    if item in groups:
+        return groups[item]
+    return tuple(name for name in anatomy.modules if name == item or name.endswith(f".{item}"))
+
+
+def shortest_names(wanted: tuple[str, ...], modules: tuple[str, ...]) -> list[str]:
+    """The shortest module names that match the wanted modules and no other.
+
+    PEFT matches a target by equality or by ``.endswith("." + target)``. A list of endings, such as
+    ``["q", "v"]``, is what people expect to read in ``adapter_config.json`` and what other loaders take.
+
+    Args:
+        wanted: Full names of modules.
+        modules: Full names of all modules of the model.
+
+    Returns:
+        Endings where an ending means only wanted modules, else more of the path, sorted.
+    """
+    chosen: set[str] = set()
+    wanted_set = set(wanted)
+    for name in wanted:
+        parts = name.split(".")
+        for start in range(len(parts) - 1, -1, -1):
+            ending = ".".join(parts[start:])
+            if ending.isdigit():
+                continue
+            if ending in chosen or all(
+                other in wanted_set for other in modules if other == ending or other.endswith(f".{ending}")
+            ):
+                chosen.add(ending)
+                break
+    return sorted(chosen)

@@ -1,0 +1,349 @@
+"""What a tuning method is, and the registry of all of them.
+
+A method is a frozen dataclass: its fields are its settings, and they become keywords, flags and keys of
+JSON and YAML files. It holds no model. It *answers questions* about a model that it is shown as an
+:class:`AnatomyView`: which PEFT configuration, which quantisation, which learning rate, how it is switched
+off. So no other room ever asks which method it has before it.
+
+A new method is one file in this folder and one import line in ``__init__.py``::
+
+    @register_method
+    @dataclass(frozen=True, kw_only=True)
+    class MyMethod(TuningMethod):
+        name: ClassVar[str] = "my_method"
+        ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from hfplug.errors import MethodError, SettingError, did_you_mean
+from hfplug.methods.settings import check_setting
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor, nn
+
+SEQ2SEQ = "SEQ_2_SEQ_LM"
+CAUSAL = "CAUSAL_LM"
+CLASSIFICATION = "SEQ_CLS"
+TASK_TYPES = (SEQ2SEQ, CAUSAL, CLASSIFICATION)
+CATEGORIES = ("all weights", "selective", "reparameterised", "additive")
+
+
+class AnatomyView(Protocol):
+    """What a method may ask about the model that it is put on. ``models.anatomy.Anatomy`` has it all."""
+
+    @property
+    def model_type(self) -> str: ...
+    @property
+    def task_type(self) -> str: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def embedding_size(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def attention_heads(self) -> int: ...
+    @property
+    def attention(self) -> tuple[str, ...]: ...
+    @property
+    def feed_forward(self) -> tuple[str, ...]: ...
+    @property
+    def linear(self) -> tuple[str, ...]: ...
+    @property
+    def transposed(self) -> tuple[str, ...]: ...
+    @property
+    def modules(self) -> tuple[str, ...]: ...
+    @property
+    def new_modules(self) -> tuple[str, ...]: ...
+    @property
+    def tokenizer_source(self) -> str | None: ...
+    @property
+    def revision(self) -> str | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How the frozen weights of a base are stored.
+
+    Attributes:
+        bits: Bits a weight.
+        quant_type: ``"nf4"`` or ``"fp4"`` (Dettmers et al. 2023, section 3).
+        double_quant: ``"on"`` quantises the quantisation constants as well (ibid.).
+        compute_dtype: dtype of the matrix products, or ``"auto"`` to choose it for the hardware.
+        storage_dtype: dtype in which the packed bytes are held; sharding (FSDP) needs it to be that of
+            the other weights.
+    """
+
+    bits: int = 4
+    quant_type: str = "nf4"
+    double_quant: str = "on"
+    compute_dtype: str = "auto"
+    storage_dtype: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """Advice on the learning rate of AdamW for one method on one model.
+
+    Attributes:
+        value: What to use when nothing better is known.
+        low: Below this, training moves too little to be worth the time.
+        high: Above this, training usually diverges.
+        source: Where the numbers come from.
+    """
+
+    value: float
+    low: float
+    high: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningMethod:
+    """Base class of all tuning methods.
+
+    Class attributes:
+        name: What the user types.
+        category: ``all weights``, ``selective``, ``reparameterised`` or ``additive``.
+        flag_prefix: What the flags of this class's settings begin with.
+        summary: One line for tables and help.
+        paper: Where it comes from.
+        task_types: The task types it works on.
+        merging: ``"exact"`` if the result can become part of the base's weights, else why not.
+        extra: The extra of hfplug that it needs, or None.
+    """
+
+    name: ClassVar[str]
+    category: ClassVar[str]
+    flag_prefix: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    task_types: ClassVar[tuple[str, ...]] = TASK_TYPES
+    merging: ClassVar[str] = "exact"
+    extra: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            checked = check_setting(self.name, field, hints[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, checked)
+
+    # --- settings -----------------------------------------------------------------------------------
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> TuningMethod:
+        """Make the method from keywords.
+
+        Args:
+            settings: Names and values of settings.
+
+        Returns:
+            The method.
+
+        Raises:
+            SettingError: for a setting that this method does not have (with the method that has it, or
+                with the nearest name), or a value out of range.
+        """
+        own = [field.name for field in dataclasses.fields(cls)]
+        for key in settings:
+            if key not in own:
+                raise SettingError(_unknown_setting(cls, key, own))
+        return cls(**settings)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, tuples as lists, so that they go into JSON."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def changed_settings(self) -> dict[str, Any]:
+        """The settings that differ from the defaults."""
+        defaults = type(self)().settings()
+        return {key: value for key, value in self.settings().items() if value != defaults[key]}
+
+    # --- questions ----------------------------------------------------------------------------------
+    def peft_config(self, anatomy: AnatomyView) -> PeftConfig | None:
+        """The PEFT configuration for a model, or None if PEFT has no part in this method.
+
+        Args:
+            anatomy: The model that the method is put on.
+
+        Raises:
+            MethodError: if the method does not fit the model.
+        """
+        return None
+
+    def quantization(self) -> Quantization | None:
+        """How the base is to be stored while this method trains, or None for full precision."""
+        return None
+
+    def base_dtype(self, stored: str) -> str:
+        """The dtype in which the base's weights should be held, given that of the checkpoint.
+
+        Args:
+            stored: e.g. ``"bfloat16"``.
+        """
+        return stored
+
+    def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
+        """The learning rate to use on a model of this shape and size."""
+        raise NotImplementedError
+
+    def with_task_text(self, text: str) -> TuningMethod:
+        """The same method, told the text of the task (its instruction), where that helps it to start.
+
+        Args:
+            text: The instruction of the task, as the model sees it.
+
+        Returns:
+            A method; this one, if the text is of no use to it.
+        """
+        return self
+
+    def check_task_type(self, task_type: str) -> None:
+        """Refuse a task type that the method cannot do.
+
+        Raises:
+            MethodError: naming the methods that can.
+        """
+        if task_type in self.task_types:
+            return
+        others = [name for name in method_names() if task_type in get_method(name).task_types]
+        raise MethodError(
+            f"{self.name} does not work on {task_type} models, only on {', '.join(self.task_types)}.",
+            fix=f"Use one of: {', '.join(others)}",
+        )
+
+    def virtual_tokens(self) -> int:
+        """How many positions of the model's input this method takes for itself."""
+        return 0
+
+    @contextlib.contextmanager
+    def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The base inside a trained model, as if the method had never been put on.
+
+        Args:
+            model: What ``apply_method`` or ``load_adapter`` returned.
+
+        Yields:
+            A model whose ``forward`` **and** ``generate`` give the base's results. Inside the block call
+            this one, not the argument: PEFT's ``disable_adapter`` leaves a soft prompt on in ``generate``.
+
+        Raises:
+            MethodError: if the base is gone, because its own weights were trained.
+        """
+        with model.disable_adapter():  # type: ignore[operator]
+            yield model
+
+    def generation_inputs(
+        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[nn.Module, dict[str, Tensor]]:
+        """What to call ``generate`` on, and with what, for a left-padded (or encoder) batch.
+
+        Args:
+            model: The tuned model.
+            input_ids: Token ids, shape (batch, length).
+            attention_mask: 1 for real tokens, 0 for padding, shape (batch, length).
+
+        Returns:
+            The model to call and its keyword arguments.
+        """
+        return model, {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def modules_to_save(anatomy: AnatomyView) -> list[str] | None:
+    """What a PEFT configuration should name in ``modules_to_save``: the modules that start at random.
+
+    Args:
+        anatomy: The model that the method is put on.
+
+    Returns:
+        Full names, or None. ``classifier`` and ``score`` are left out, as PEFT adds them to every classifier.
+    """
+    added = {"classifier", "score"} if anatomy.task_type == CLASSIFICATION else set()
+    return [name for name in anatomy.new_modules if name not in added] or None
+
+
+_REGISTRY: dict[str, type[TuningMethod]] = {}
+
+
+def register_method(cls: type[TuningMethod]) -> type[TuningMethod]:
+    """Class decorator: make a method known by its name.
+
+    Raises:
+        MethodError: if another class has the name already.
+    """
+    if cls.category not in CATEGORIES:
+        raise MethodError(f"{cls.name}: category must be one of {', '.join(CATEGORIES)}, not {cls.category!r}.")
+    known = _REGISTRY.get(cls.name)
+    if known is not None and known.__qualname__ != cls.__qualname__:
+        raise MethodError(f"Two tuning methods are called {cls.name!r}: {known.__module__} and {cls.__module__}.")
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all methods, those of one category together, as tables show them."""
+    return tuple(sorted(_REGISTRY, key=lambda name: CATEGORIES.index(_REGISTRY[name].category)))
+
+
+def get_method(name: str) -> type[TuningMethod]:
+    """The class of a method.
+
+    Args:
+        name: What the user typed; upper case and hyphens are forgiven.
+
+    Raises:
+        MethodError: if there is no such method, with the nearest name.
+    """
+    found = _REGISTRY.get(str(name).lower().replace("-", "_"))
+    if found is None:
+        guess = did_you_mean(str(name), _REGISTRY)
+        raise MethodError(
+            f"There is no tuning method {name!r}.",
+            fix=" ".join(part for part in (guess, f"The methods are: {', '.join(method_names())}.") if part),
+        )
+    return found
+
+
+def resolve_method(method: str | TuningMethod, settings: Mapping[str, Any] | None = None) -> TuningMethod:
+    """A method from its name and settings, or from a ready one.
+
+    Args:
+        method: ``"lora"``, or a method object such as ``Lora(r=8)``.
+        settings: Settings that override those of ``method``.
+
+    Raises:
+        MethodError: for an unknown name.
+        SettingError: for an unknown, foreign or impossible setting.
+    """
+    settings = dict(settings or {})
+    if isinstance(method, TuningMethod):
+        values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+        return type(method).from_settings({**values, **settings}) if settings else method
+    if not isinstance(method, str):
+        raise MethodError(
+            f"method must be a name or a TuningMethod, not {type(method).__name__}.",
+            fix=f"For example method='lora'. The methods are: {', '.join(method_names())}.",
+        )
+    return get_method(method).from_settings(settings)
+
+
+def _unknown_setting(cls: type[TuningMethod], key: str, own: list[str]) -> str:
+    owners = [
+        name for name, other in _REGISTRY.items() if key in {field.name for field in dataclasses.fields(other)}
+    ]
+    settings = ", ".join(own) or "none"
+    if owners:
+        return f"{key} is a setting of {', '.join(owners)}, not of {cls.name}, whose settings are: {settings}."
+    guess = did_you_mean(key, own)
+    return " ".join(
+        part for part in (f"{cls.name} has no setting {key!r}.", guess, f"Its settings are: {settings}.") if part
+    )

@@ -1,0 +1,126 @@
+"""Prompt tuning: trained virtual tokens before the input (Lester et al. 2021, https://arxiv.org/abs/2104.08691).
+
+A matrix P of shape (num_virtual_tokens, embedding_size) is put before the embedded input of every row; P is
+all that is trained. The paper reaches full fine-tuning only from 11 billion parameters on (figure 1); on small
+models it lags clearly, and hfplug says so before the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfplug.errors import MethodError
+from hfplug.methods.method import CAUSAL, AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
+from hfplug.methods.settings import setting
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor, nn
+
+INITIALISATIONS = ("auto", "text", "vocabulary", "random")
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class PromptTuning(TuningMethod):
+    """Train a few virtual tokens before the input; the base stays as it is."""
+
+    name: ClassVar[str] = "prompt_tuning"
+    category: ClassVar[str] = "additive"
+    flag_prefix: ClassVar[str] = "prompt"
+    summary: ClassVar[str] = "trained virtual tokens before the input; lags LoRA on small models"
+    paper: ClassVar[str] = "Lester et al. 2021, https://arxiv.org/abs/2104.08691"
+    merging: ClassVar[str] = "no: a soft prompt is an input, there is no weight to merge it into"
+
+    num_virtual_tokens: int = setting(20, low=1, high=1000, help="virtual tokens; the paper uses 20 to 100")
+    prompt_init: str = setting(
+        "auto",
+        choices=INITIALISATIONS,
+        help="how the virtual tokens start; auto: from the task's text, or else from the vocabulary",
+    )
+    prompt_init_text: str | None = setting(None, help="the text to start from, usually the task's instruction")
+
+    def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
+        from peft import PromptTuningConfig
+
+        return PromptTuningConfig(
+            task_type=anatomy.task_type,
+            num_virtual_tokens=self.num_virtual_tokens,
+            # Left to itself PEFT doubles the rows of an encoder-decoder and trains the first half only.
+            num_transformer_submodules=1,
+            # Asked of the model's config by PEFT if absent, although prompt tuning needs neither.
+            token_dim=anatomy.embedding_size,
+            num_layers=anatomy.layers,
+            num_attention_heads=anatomy.attention_heads,
+            modules_to_save=modules_to_save(anatomy),
+            **self._initialisation(anatomy),
+        )
+
+    def _initialisation(self, anatomy: AnatomyView) -> dict[str, Any]:
+        can_read_text = bool(self.prompt_init_text) and anatomy.tokenizer_source is not None
+        chosen = self.prompt_init
+        if chosen == "auto":
+            chosen = "text" if can_read_text else "vocabulary"
+        if chosen == "text":
+            if not can_read_text:
+                missing = "prompt_init_text" if not self.prompt_init_text else "a base with a tokenizer beside it"
+                raise MethodError(
+                    f"prompt_tuning: prompt_init='text' needs {missing}.",
+                    fix="Pass prompt_init_text='what the task asks for', or prompt_init='vocabulary'.",
+                )
+            kwargs = {"revision": anatomy.revision} if anatomy.revision else None
+            return {
+                "prompt_tuning_init": "TEXT",
+                "prompt_tuning_init_text": self.prompt_init_text,
+                "tokenizer_name_or_path": anatomy.tokenizer_source,
+                "tokenizer_kwargs": kwargs,
+            }
+        return {"prompt_tuning_init": "SAMPLE_VOCAB" if chosen == "vocabulary" else "RANDOM"}
+
+    def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
+        """0.3 (Lester et al. 2021, appendix A.1.1); at a rate for full fine-tuning the prompt hardly moves."""
+        return LearningRate(value=0.3, low=1e-2, high=1.0, source="Lester et al. 2021, appendix A.1.1")
+
+    def with_task_text(self, text: str) -> TuningMethod:
+        return dataclasses.replace(self, prompt_init_text=text) if self.prompt_init_text is None else self
+
+    def virtual_tokens(self) -> int:
+        return self.num_virtual_tokens
+
+    @contextlib.contextmanager
+    def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:
+        # disable_adapter() switches off forward but not generate, so the base itself is handed out; it is
+        # needed all the same for a trained head, which sits inside the base.
+        with model.disable_adapter():  # type: ignore[operator]
+            yield model.get_base_model()  # type: ignore[operator]
+
+    def generation_inputs(
+        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[nn.Module, dict[str, Tensor]]:
+        """On a causal model the prompt is put between each row's padding and its first token.
+
+        PEFT puts it before the padding, so that a row's distance to the prompt, and with it the answer,
+        depends on the other rows of the batch.
+        """
+        if model.peft_config[model.active_adapter].task_type != CAUSAL:  # type: ignore[index,union-attr]
+            return super().generation_inputs(model, input_ids, attention_mask)
+        import torch
+
+        base = model.get_base_model()  # type: ignore[operator]
+        embeddings = base.get_input_embeddings()(input_ids)
+        prompt = model.get_prompt(batch_size=input_ids.shape[0]).to(embeddings.dtype)  # type: ignore[operator]
+        padding = input_ids.shape[1] - attention_mask.sum(dim=1)
+        rows = [
+            torch.cat([row[:pad], soft, row[pad:]])
+            for row, soft, pad in zip(embeddings, prompt, padding.tolist(), strict=True)
+        ]
+        ones = attention_mask.new_ones(attention_mask.shape[0], prompt.shape[1])
+        # Padding is on the left, so the ones of the prompt may as well be added on the right of the mask.
+        mask = torch.cat([attention_mask, ones], dim=1)
+        return base, {"inputs_embeds": torch.stack(rows), "attention_mask": mask}
+
+

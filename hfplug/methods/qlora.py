@@ -1,0 +1,47 @@
+"""QLoRA: LoRA over a base that is held in 4 bits (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
+
+The frozen weights are stored as 4-bit NormalFloat values in blocks of 64 with one constant a block, and the
+constants are quantised in turn (sections 3.1 and 3.2); for each product they are unpacked into the compute
+dtype. The two LoRA matrices stay in full precision and are all that is trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hfplug.methods.lora import Lora
+from hfplug.methods.method import Quantization, register_method
+from hfplug.methods.settings import setting
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class QLora(Lora):
+    """LoRA, with the frozen base in 4 bits."""
+
+    name: ClassVar[str] = "qlora"
+    flag_prefix: ClassVar[str] = "qlora"
+    summary: ClassVar[str] = "LoRA over a base held in 4 bits"
+    paper: ClassVar[str] = "Dettmers et al. 2023, https://arxiv.org/abs/2305.14314"
+    merging: ClassVar[str] = "into the unquantised base; merging into the 4-bit weights loses quality"
+    extra: ClassVar[str | None] = "qlora"
+
+    quant_type: str = setting("nf4", choices=("nf4", "fp4"), help="the 4-bit data type")
+    double_quant: str = setting("on", choices=("on", "off"), help="quantise the constants as well")
+    compute_dtype: str = setting(
+        "auto", choices=DTYPES, help="dtype of the products; auto chooses what this hardware does fast"
+    )
+    storage_dtype: str = setting(
+        "auto", choices=(*DTYPES, "uint8"), help="dtype that holds the packed bytes; auto suits FSDP where it runs"
+    )
+
+    def quantization(self) -> Quantization:
+        return Quantization(
+            quant_type=self.quant_type,
+            double_quant=self.double_quant,
+            compute_dtype=self.compute_dtype,
+            storage_dtype=self.storage_dtype,
+        )

@@ -1,0 +1,191 @@
+"""Where attention, feed-forward, embeddings and head sit in a transformers model.
+
+A method is told where things are by an :class:`Anatomy`, read off the modules themselves: a linear layer
+belongs to the attention if the module that holds it is an attention module. No table of architectures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from hfplug.methods.method import CLASSIFICATION
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_ROUTER = re.compile(r"(^|\.)(gate|router|wg|shared_expert_gate)(\.|$)|router", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """Where the parts of one model are. All names are full module names.
+
+    Attributes:
+        model_type: ``config.model_type``.
+        task_type: PEFT's name of the task type.
+        parameters: Number of weights, those of a 4-bit layer counted one by one.
+        embedding_size: Width of the input embedding.
+        layers: Number of blocks (of the encoder plus the decoder, as far as the configuration tells).
+        attention_heads: Heads a layer.
+        attention: Linear layers of attention modules.
+        feed_forward: Linear layers of the repeated blocks that are neither attention nor a router.
+        linear: All linear layers but the output head and new modules.
+        transposed: Those of ``linear`` that hold their weight as (in, out): GPT-2's ``Conv1D``.
+        modules: Every module.
+        new_modules: Modules that start at random and so must be trained and saved: a classification head,
+            and whatever the checkpoint did not hold.
+        tokenizer_source: Folder or repo id that a tokenizer can be read from, or None.
+        revision: The commit of the base, or None.
+    """
+
+    model_type: str
+    task_type: str
+    parameters: int
+    embedding_size: int
+    layers: int
+    attention_heads: int
+    attention: tuple[str, ...]
+    feed_forward: tuple[str, ...]
+    linear: tuple[str, ...]
+    transposed: tuple[str, ...]
+    modules: tuple[str, ...]
+    new_modules: tuple[str, ...] = ()
+    tokenizer_source: str | None = None
+    revision: str | None = None
+
+
+def read_anatomy(
+    model: nn.Module,
+    task_type: str,
+    *,
+    missing_keys: Iterable[str] = (),
+    tokenizer_source: str | None = None,
+    revision: str | None = None,
+) -> Anatomy:
+    """Read where the parts of a model are.
+
+    Args:
+        model: A transformers model, on any device, ``meta`` included.
+        task_type: PEFT's name of the task type.
+        missing_keys: Parameters that the checkpoint did not hold, so that they start at random.
+        tokenizer_source: Folder or repo id that a tokenizer can be read from.
+        revision: The commit of the base.
+
+    Returns:
+        The anatomy.
+    """
+    modules = dict(model.named_modules())
+    new = new_modules(model, task_type, missing_keys)
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    linear = tuple(
+        name
+        for name, module in modules.items()
+        if _is_linear(module) and module is not output and not _is_inside(name, new)
+    )
+    attention = tuple(name for name in linear if _is_in_attention(name, modules))
+    in_blocks = [name for name in linear if any(part.isdigit() for part in name.split("."))]
+    feed_forward = tuple(name for name in in_blocks if name not in set(attention) and not _ROUTER.search(name))
+    config: Any = model.config
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return Anatomy(
+        model_type=config.model_type,
+        task_type=task_type,
+        parameters=count_parameters(model),
+        embedding_size=_embedding_size(model, text_config),
+        layers=_first_int(text_config, "num_hidden_layers", "num_layers", "n_layer", default=1),
+        attention_heads=_first_int(text_config, "num_attention_heads", "num_heads", "n_head", default=1),
+        attention=attention,
+        feed_forward=feed_forward,
+        linear=linear,
+        transposed=tuple(name for name in linear if type(modules[name]).__name__ == "Conv1D"),
+        modules=tuple(name for name in modules if name),
+        new_modules=new,
+        tokenizer_source=tokenizer_source,
+        revision=revision,
+    )
+
+
+def new_modules(model: nn.Module, task_type: str, missing_keys: Iterable[str] = ()) -> tuple[str, ...]:
+    """The modules that start at random: a classification head, and what the checkpoint did not hold.
+
+    The head is what is not part of the backbone; the backbone is what ``base_model_prefix`` names.
+
+    Args:
+        model: A transformers model.
+        task_type: PEFT's name of the task type.
+        missing_keys: Parameters that the checkpoint did not hold.
+
+    Returns:
+        Full names of modules, none inside another.
+    """
+    found: list[str] = []
+    backbone = getattr(model, "base_model_prefix", "")
+    if task_type == CLASSIFICATION and backbone and hasattr(model, backbone):
+        found += [
+            name
+            for name, child in model.named_children()
+            if name != backbone and any(True for _ in child.parameters())
+        ]
+    for key in missing_keys:
+        owner = key.rpartition(".")[0]
+        if owner and not _is_inside(owner, found):
+            found.append(owner)
+    return tuple(dict.fromkeys(found))
+
+
+def count_parameters(model: nn.Module, *, trainable: str = "all") -> int:
+    """Count weights, each shared tensor once, 4-bit weights one by one.
+
+    Args:
+        model: Any model.
+        trainable: ``"all"``, or ``"only"`` for those that require a gradient.
+    """
+    total = 0
+    for parameter in model.parameters():
+        if trainable == "only" and not parameter.requires_grad:
+            continue
+        state = getattr(parameter, "quant_state", None)
+        total += state.shape.numel() if state is not None else parameter.numel()
+    return total
+
+
+def _is_linear(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    if weight is None or any(True for _ in module.children()):
+        return False
+    # transformers' Conv1D is a linear layer with its weight transposed (GPT-2).
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _is_in_attention(name: str, modules: dict[str, nn.Module]) -> bool:
+    parts = name.split(".")
+    for end in range(1, len(parts)):
+        holder = modules[".".join(parts[:end])]
+        if parts[end - 1].isdigit() or hasattr(holder, "config_class"):
+            continue  # a block, or a whole model: it holds more than attention
+        if _ATTENTION.search(parts[end - 1]) or _ATTENTION.search(type(holder).__name__):
+            return True
+    return False
+
+
+def _is_inside(name: str, owners: Iterable[str]) -> bool:
+    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
+
+
+def _embedding_size(model: nn.Module, config: Any) -> int:
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    weight = getattr(embedding, "weight", None)
+    if weight is not None and weight.dim() == 2:
+        return int(weight.shape[1])
+    return _first_int(config, "hidden_size", "d_model", "n_embd", default=1)
+
+
+def _first_int(config: Any, *names: str, default: int) -> int:
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return default

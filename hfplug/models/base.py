@@ -1,0 +1,186 @@
+"""A base: a pretrained model by its repo id or folder, plus the commit it was read at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfplug.errors import BaseModelError
+from hfplug.methods.method import CAUSAL, CLASSIFICATION, SEQ2SEQ, TASK_TYPES
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_ALIASES = {
+    "seq2seq": SEQ2SEQ,
+    "seq2seq_lm": SEQ2SEQ,
+    "causal": CAUSAL,
+    "classification": CLASSIFICATION,
+    "sequence_classification": CLASSIFICATION,
+}
+_AUTO_CLASSES = {
+    SEQ2SEQ: "AutoModelForSeq2SeqLM",
+    CAUSAL: "AutoModelForCausalLM",
+    CLASSIFICATION: "AutoModelForSequenceClassification",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A base that was found.
+
+    Attributes:
+        name: Repo id, or the folder as text.
+        commit: The full commit hash of a repo on a Hub; None for a folder.
+        config: Its transformers configuration.
+        trust_remote_code: Whether the user asked to run code from the repo.
+        new_head: Whether a classification head of a given size was asked for.
+    """
+
+    name: str
+    commit: str | None
+    config: PretrainedConfig
+    trust_remote_code: bool = False
+    new_head: bool = False
+
+    @property
+    def revision(self) -> str | None:
+        """What to pass as ``revision`` to ``from_pretrained``: always the one commit."""
+        return self.commit
+
+
+def resolve_base(
+    base: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, num_labels: int | None = None
+) -> Base:
+    """Find a base and pin it to one commit, without loading a weight.
+
+    Args:
+        base: Repo id or folder.
+        revision: Branch, tag or commit; None for the default branch.
+        trust_remote_code: Run modelling code from the repo. Only if the user typed it.
+        num_labels: Number of classes of a new classification head.
+
+    Returns:
+        The base, with the commit that everything else is then read at.
+
+    Raises:
+        BaseModelError: if there is no such base, or its configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    name = str(base)
+    folder = Path(name)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif folder.exists():
+        raise BaseModelError(f"The base {name!r} is a file, not a model folder or a repo id.")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+        raise BaseModelError(
+            f"The base {name!r} looks like a folder, and there is no such folder.",
+            fix="Pass an existing folder with a config.json, or a repo id such as google/flan-t5-base.",
+        )
+    extra = {"num_labels": num_labels} if num_labels is not None else {}
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code, **extra)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(_why_not(name, revision, error), fix=_what_to_type(name, error)) from error
+    commit = None if folder.is_dir() else getattr(config, "_commit_hash", None)
+    return Base(
+        name=name,
+        commit=commit,
+        config=config,
+        trust_remote_code=trust_remote_code,
+        new_head=num_labels is not None,
+    )
+
+
+def read_task_type(config: PretrainedConfig, task_type: str | None = None) -> str:
+    """Which task a model is for, from its configuration unless it is given.
+
+    Args:
+        config: The base's configuration.
+        task_type: ``"seq2seq"``, ``"causal"``, ``"classification"``, or PEFT's names for them.
+
+    Returns:
+        PEFT's name of the task type.
+
+    Raises:
+        BaseModelError: if the name is unknown, or the configuration does not say.
+    """
+    if task_type is not None:
+        value = str(getattr(task_type, "value", task_type))
+        found = _ALIASES.get(value.lower(), value.upper())
+        if found not in TASK_TYPES:
+            raise BaseModelError(
+                f"task_type must be seq2seq, causal or classification (PEFT: {', '.join(TASK_TYPES)}), not {value!r}."
+            )
+        return found
+    architectures = getattr(config, "architectures", None) or []
+    if any(name.endswith("ForSequenceClassification") for name in architectures):
+        return CLASSIFICATION
+    if getattr(config, "is_encoder_decoder", False):
+        return SEQ2SEQ
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        return CAUSAL
+    raise BaseModelError(
+        f"The configuration of this {config.model_type} model does not say what it is for "
+        f"(architectures: {', '.join(architectures) or 'none'}).",
+        fix="Pass task_type='seq2seq', 'causal' or 'classification'.",
+    )
+
+
+def auto_class(task_type: str) -> type:
+    """The transformers Auto class that loads models of a task type."""
+    import transformers
+
+    return getattr(transformers, _AUTO_CLASSES[task_type])
+
+
+def task_type_of(model: object) -> str:
+    """Which task a loaded model is for, from its class.
+
+    Raises:
+        BaseModelError: if it is for none of them.
+    """
+    name = type(model).__name__
+    if name.endswith("ForSequenceClassification"):
+        return CLASSIFICATION
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False) and hasattr(model, "generate"):
+        return SEQ2SEQ
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        return CAUSAL
+    raise BaseModelError(
+        f"A {name} is not a model for seq2seq, causal language modelling or sequence classification.",
+        fix="Load it with AutoModelForSeq2SeqLM, AutoModelForCausalLM or AutoModelForSequenceClassification, "
+        "or pass task_type.",
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise BaseModelError(
+            f"The folder {str(folder)!r} holds an adapter, not a base.",
+            fix="Pass the base that it was trained on, or read it with hfplug.load_adapter(folder).",
+        )
+    raise BaseModelError(
+        f"The folder {str(folder)!r} has no config.json.", fix="Pass a folder written by save_pretrained."
+    )
+
+
+def _why_not(name: str, revision: str | None, error: Exception) -> str:
+    at = f" at revision {revision!r}" if revision else ""
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"The base {name!r}{at} cannot be read: {first_line.rstrip('.')}."
+
+
+def _what_to_type(name: str, error: Exception) -> str:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return "It needs code from its repo: read that code, then pass trust_remote_code=True."
+    if "offline" in text.lower() or "connect" in text.lower() or "couldn't" in text.lower():
+        return "There is no connection to the Hub and no cached copy: pass a local folder, or go online once."
+    return "Check the spelling; for a private or gated repo run `hf auth login` first."

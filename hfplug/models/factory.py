@@ -1,0 +1,295 @@
+"""The model factory: ``build_model`` (id and method to model), ``apply_method`` (loaded model and method to model)."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hfplug.errors import BaseModelError, HfplugError, MethodError
+from hfplug.methods import TuningMethod, resolve_method
+from hfplug.models import hardware
+from hfplug.models.anatomy import Anatomy, new_modules, read_anatomy
+from hfplug.models.base import Base, auto_class, read_task_type, resolve_base, task_type_of
+from hfplug.models.quantize import bitsandbytes_config
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What hfplug knows of a model that it put a method on.
+
+    Attributes:
+        method: The method.
+        anatomy: The anatomy of the model as it was before.
+        base_name: Repo id or folder of the base; empty for a model made from a configuration.
+        base_commit: The commit of the base, or None.
+    """
+
+    method: TuningMethod
+    anatomy: Anatomy
+    base_name: str
+    base_commit: str | None
+
+
+# Beside the models and not on them: a model belongs to the user, and full fine-tuning returns theirs.
+_APPLIED: weakref.WeakKeyDictionary[nn.Module, Applied] = weakref.WeakKeyDictionary()
+
+
+def applied_to(model: nn.Module) -> Applied | None:
+    """What hfplug put on a model, or None if it did not."""
+    return _APPLIED.get(model)
+
+
+def remember(model: nn.Module, applied: Applied) -> None:
+    """Note what is on a model, for :func:`applied_to`; forgotten when the model is freed."""
+    _APPLIED[model] = applied
+
+
+def build_model(
+    base: str | Path,
+    method: str | TuningMethod = "lora",
+    *,
+    task_type: str | None = None,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device_map: Any = None,
+    num_labels: int | None = None,
+    trust_remote_code: bool = False,
+    **settings: Any,
+) -> nn.Module:
+    """Load a base and put a tuning method on it.
+
+    Args:
+        base: Repo id or folder.
+        method: Name of a method, or a method object.
+        task_type: ``"seq2seq"``, ``"causal"`` or ``"classification"``; read from the config if None.
+        revision: Branch, tag or commit of the base; the commit that it stands for now is pinned.
+        dtype: dtype of the weights; ``"auto"`` is that of the checkpoint, or float32 where the method
+            trains the base's own weights or this machine is slow in that of the checkpoint.
+        device_map: As for ``from_pretrained``.
+        num_labels: Number of classes of a new classification head.
+        trust_remote_code: Run modelling code from the repo.
+        **settings: Settings of the method, e.g. ``r=8``.
+
+    Returns:
+        A ``PeftModel`` (or, for ``full``, a transformers model), ready for ``Trainer``.
+
+    Raises:
+        MethodError: for an unknown method or one that does not fit the model.
+        SettingError: for an unknown, foreign or impossible setting.
+        BaseModelError: if the base cannot be found or read.
+        MissingExtraError: if the method needs an optional package.
+    """
+    chosen = resolve_method(method, settings)
+    found = resolve_base(base, revision=revision, trust_remote_code=trust_remote_code, num_labels=num_labels)
+    kind = read_task_type(found.config, task_type)
+    chosen.check_task_type(kind)
+    model, missing = load_base(found, kind, chosen, dtype=dtype, device_map=device_map)
+    return _apply(
+        model, chosen, kind, missing_keys=missing, base_name=found.name, base_commit=found.commit
+    )
+
+
+def apply_method(
+    model: nn.Module, method: str | TuningMethod = "lora", *, task_type: str | None = None, **settings: Any
+) -> nn.Module:
+    """Put a tuning method on a loaded model.
+
+    PEFT puts its layers into ``model`` itself, so use the returned model from here on. Nothing else of the
+    model is changed, and no copy of its weights is made.
+
+    Args:
+        model: A transformers model.
+        method: Name of a method, or a method object.
+        task_type: As for :func:`build_model`; read from the model's class if None.
+        **settings: Settings of the method.
+
+    Returns:
+        A ``PeftModel``, or ``model`` itself for ``full``.
+
+    Raises:
+        MethodError: if the model has an adapter already, is not a transformers model, is not held in 4 bits
+            when the method needs that, or does not fit the method.
+        SettingError: for an unknown, foreign or impossible setting.
+    """
+    chosen = resolve_method(method, settings)
+    _check_can_take(model, chosen)
+    kind = read_task_type(model.config, task_type) if task_type is not None else task_type_of(model)
+    chosen.check_task_type(kind)
+    name = getattr(model, "name_or_path", "") or ""
+    commit = getattr(model.config, "_commit_hash", None)
+    return _apply(model, chosen, kind, missing_keys=(), base_name=name, base_commit=commit)
+
+
+def load_base(
+    base: Base,
+    task_type: str,
+    method: TuningMethod,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device_map: Any = None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Load the weights of a base as a method wants them.
+
+    Args:
+        base: A base from :func:`~hfplug.models.base.resolve_base`.
+        task_type: PEFT's name of the task type.
+        method: The method that will be put on it.
+        dtype: As for :func:`build_model`.
+        device_map: As for ``from_pretrained``.
+
+    Returns:
+        The model, and the names of the parameters that the checkpoint did not hold.
+
+    Raises:
+        BaseModelError: if the weights cannot be read.
+    """
+    kwargs: dict[str, Any] = {
+        "config": base.config,
+        "revision": base.revision or "main",
+        "trust_remote_code": base.trust_remote_code,
+        "dtype": _choose_dtype(base, method, dtype),
+    }
+    recipe = method.quantization()
+    if device_map is not None:
+        kwargs["device_map"] = device_map
+    if recipe is not None:
+        kwargs["quantization_config"] = bitsandbytes_config(
+            recipe,
+            model_type=base.config.model_type,
+            skip_modules=_modules_to_keep(base, task_type, kwargs),
+            needed_for=f"method {method.name!r}",
+        )
+    return _from_pretrained(base, task_type, kwargs)
+
+
+def _from_pretrained(base: Base, task_type: str, kwargs: dict[str, Any]) -> tuple[nn.Module, tuple[str, ...]]:
+    if base.new_head:
+        # The user asked for a head of another size; the one in the checkpoint cannot be meant.
+        kwargs = {**kwargs, "ignore_mismatched_sizes": True}
+    try:
+        model, info = auto_class(task_type).from_pretrained(base.name, output_loading_info=True, **kwargs)  # type: ignore[attr-defined]
+    except (OSError, ValueError, RuntimeError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BaseModelError(
+            f"The base {base.name!r} cannot be loaded as a {task_type} model: {first_line}",
+            fix="Check that its folder is complete, or pass another task_type.",
+        ) from error
+    mismatched = (key if isinstance(key, str) else key[0] for key in info.get("mismatched_keys", ()))
+    return model, tuple(sorted({*info["missing_keys"], *mismatched}))
+
+
+def _modules_to_keep(base: Base, task_type: str, kwargs: dict[str, Any]) -> list[str]:
+    """Modules that 4 bits would ruin: what starts at random, and the output head with all that is tied to it.
+
+    They are found on the ``meta`` device, before a weight is read.
+    """
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    on_meta = {key: value for key, value in kwargs.items() if key != "device_map"}
+    model, missing = _from_pretrained(base, task_type, {**on_meta, "device_map": "meta"})
+    kept = [*get_keys_to_not_convert(model), *new_modules(model, task_type, missing)]
+    return list(dict.fromkeys(kept))
+
+
+def _choose_dtype(base: Base, method: TuningMethod, dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype != "auto":
+        named = getattr(torch, dtype, None)
+        if not isinstance(named, torch.dtype) or not named.is_floating_point:
+            raise BaseModelError(f"dtype must be auto, float32, bfloat16 or float16, not {dtype!r}.")
+        return named
+    stored = getattr(base.config, "dtype", None) or torch.float32
+    if isinstance(stored, str):
+        stored = getattr(torch, stored.removeprefix("torch."))
+    wanted = method.base_dtype(str(stored).removeprefix("torch."))
+    return hardware.load_dtype(getattr(torch, wanted), base.config.model_type)
+
+
+def _check_can_take(model: nn.Module, method: TuningMethod) -> None:
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from transformers import PreTrainedModel
+
+    if isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise MethodError(
+            f"This model has an adapter already, so {method.name} was not put on it.",
+            fix="Pass the plain base, or call model.unload() (LoRA) first.",
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise MethodError(
+            f"apply_method needs a transformers model, not a {type(model).__name__}.",
+            fix="Pass the transformers model itself, before it is wrapped in anything.",
+        )
+    quantised = getattr(model, "is_quantized", False)
+    if method.quantization() is not None and not quantised:
+        raise MethodError(
+            f"{method.name} needs a base that was loaded in 4 bits, and this one is in {model.dtype}.",
+            fix=f"Use hfplug.build_model({model.name_or_path or 'base'!r}, {method.name!r}), which loads it so.",
+        )
+    if quantised and method.category == "all weights":
+        raise MethodError(
+            f"{method.name} trains the base's own weights, and 4-bit weights cannot be trained.",
+            fix="Use qlora, or load the base without a quantization_config.",
+        )
+
+
+def _apply(
+    model: nn.Module,
+    method: TuningMethod,
+    task_type: str,
+    *,
+    missing_keys: tuple[str, ...],
+    base_name: str,
+    base_commit: str | None,
+) -> nn.Module:
+    anatomy = read_anatomy(
+        model,
+        task_type,
+        missing_keys=missing_keys,
+        tokenizer_source=_tokenizer_source(base_name, base_commit),
+        revision=base_commit,
+    )
+    config = method.peft_config(anatomy)
+    if config is None:
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        tuned = model
+    else:
+        tuned = _wrap(model, config, method, base_commit)
+    remember(tuned, Applied(method=method, anatomy=anatomy, base_name=base_name, base_commit=base_commit))
+    logger.info("%s: %s", method.name, method.summary)
+    return tuned
+
+
+def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str | None) -> nn.Module:
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    if getattr(model, "is_quantized", False):
+        # Norms to float32 and all frozen (Dettmers et al. 2023, section 4); checkpointing stays the Trainer's choice.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    try:
+        return get_peft_model(model, config, revision=base_commit)  # type: ignore[arg-type]
+    except HfplugError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
+        raise MethodError(
+            f"PEFT cannot put {method.name} on this {model.config.model_type} model: {error}",  # type: ignore[union-attr]
+            fix="Try another method, or name the layers with target_modules.",
+        ) from error
+
+
+def _tokenizer_source(name: str, commit: str | None) -> str | None:
+    if commit:
+        return name
+    folder = Path(name)
+    files = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
+    return name if name and any((folder / file).is_file() for file in files) else None

@@ -1,0 +1,74 @@
+"""From a method's :class:`~hfplug.methods.Quantization` to what transformers and bitsandbytes take."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hfplug.errors import MissingExtraError
+from hfplug.methods import Quantization
+from hfplug.models import hardware
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig
+
+
+def require_bitsandbytes(needed_for: str) -> None:
+    """Refuse politely where bitsandbytes is absent.
+
+    Raises:
+        MissingExtraError: naming the extra.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", extra="qlora", needed_for=needed_for)
+
+
+def bitsandbytes_config(
+    recipe: Quantization, *, model_type: str, skip_modules: list[str] | None, needed_for: str = "a 4-bit base"
+) -> BitsAndBytesConfig:
+    """The 4-bit configuration for a base.
+
+    Args:
+        recipe: What the method asks for.
+        model_type: ``config.model_type`` of the base.
+        skip_modules: Full names of modules to keep unquantised (output head, new modules); None leaves
+            the choice to transformers. T5's ``wo`` is kept in float32 by transformers in any case.
+        needed_for: What to name in the error if bitsandbytes is absent.
+
+    Raises:
+        MissingExtraError: if bitsandbytes is not installed.
+    """
+    require_bitsandbytes(needed_for)
+    from transformers import BitsAndBytesConfig
+
+    compute = (
+        hardware.compute_dtype(model_type) if recipe.compute_dtype == "auto" else getattr(torch, recipe.compute_dtype)
+    )
+    if recipe.storage_dtype != "auto":
+        storage = getattr(torch, recipe.storage_dtype)
+    else:
+        # FSDP flattens parameters of one dtype together, so the packed bytes must pass for that dtype.
+        storage = compute if hardware.is_sharded_run() else torch.uint8
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=recipe.quant_type,
+        bnb_4bit_use_double_quant=recipe.double_quant == "on",
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=storage,
+        llm_int8_skip_modules=skip_modules,
+    )
+
+
+def describe_quantization(model: Any) -> dict[str, Any] | None:
+    """How a loaded model is quantised, as JSON values, or None.
+
+    Args:
+        model: A transformers or PEFT model.
+    """
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    if config is None:
+        return None
+    values = config if isinstance(config, dict) else config.to_dict()
+    return {key: value for key, value in values.items() if not key.startswith("_")}

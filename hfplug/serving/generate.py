@@ -1,0 +1,190 @@
+"""Generate texts for many prompts, and measure what that costs."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from hfplug.errors import MethodError
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+    from hfplug.methods import TuningMethod
+
+FIRST_TOKEN_PROMPTS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What was generated.
+
+    Attributes:
+        texts: One text a prompt, in the order of the prompts, special tokens left out.
+        tokens: New tokens of each text, the end token counted, padding not.
+        seconds: Seconds in ``generate`` for all batches.
+        tokens_per_second: New tokens by seconds, at the batch size used.
+        first_token_seconds: Median seconds from a prompt to its first new token, one prompt at a time.
+    """
+
+    texts: list[str]
+    tokens: list[int]
+    seconds: float
+    tokens_per_second: float
+    first_token_seconds: float
+
+
+def generate_texts(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    method: TuningMethod | None = None,
+    decoding: Mapping[str, Any] | None = None,
+    stop_token_ids: Sequence[int] = (),
+    batch_size: int = 8,
+    on_batch: Callable[[int], object] | None = None,
+) -> Generation:
+    """Ask a model many prompts.
+
+    Prompts are sorted by length, so that little is padding, and the texts come back in the given order.
+
+    Args:
+        model: A base or a tuned model. It is put into eval mode for the time of the call.
+        tokenizer: Its tokenizer; read only.
+        prompts: Token ids of each prompt.
+        method: The method on the model, or None for a base.
+        decoding: Keyword arguments of ``generate``.
+        stop_token_ids: Ids that end an answer, beside the model's own.
+        batch_size: Prompts a batch (1 or more).
+        on_batch: Called with the number of prompts done, after each batch.
+
+    Returns:
+        The texts and what they cost.
+
+    Raises:
+        MethodError: if the model cannot generate.
+    """
+    if not hasattr(model, "generate"):
+        raise MethodError(
+            f"A {type(model).__name__} does not generate text.", fix="Load a causal or seq2seq model."
+        )
+    was_training = model.training
+    model.eval()
+    asker = _Asker(model, tokenizer, method, decoding or {}, tuple(stop_token_ids))
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers: list[list[int]] = [[] for _ in prompts]
+    try:
+        start_seconds = [asker.first_token([prompts[index]]) for index in _spread(order, FIRST_TOKEN_PROMPTS)]
+        seconds = 0.0
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            began = time.perf_counter()
+            for index, answer in zip(rows, asker.ask([prompts[index] for index in rows]), strict=True):
+                answers[index] = answer
+            seconds += time.perf_counter() - began
+            if on_batch is not None:
+                on_batch(len(rows))
+    finally:
+        model.train(was_training)
+    tokens = [len(answer) for answer in answers]
+    return Generation(
+        texts=[text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)],
+        tokens=tokens,
+        seconds=seconds,
+        tokens_per_second=sum(tokens) / seconds if seconds else 0.0,
+        first_token_seconds=statistics.median(start_seconds) if start_seconds else 0.0,
+    )
+
+
+class _Asker:
+    """One model, asked in batches with fixed settings."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        method: TuningMethod | None,
+        decoding: Mapping[str, Any],
+        stop_token_ids: tuple[int, ...],
+    ) -> None:
+        self.model = model
+        self.method = method
+        self.encoder_decoder = bool(model.config.is_encoder_decoder)  # type: ignore[union-attr]
+        self.config = _generation_config(model, tokenizer, decoding, stop_token_ids)
+        self.stops = set(self.config.eos_token_id or ())  # type: ignore[arg-type]
+
+    def ask(self, prompts: Sequence[Sequence[int]], config: GenerationConfig | None = None) -> list[list[int]]:
+        """Token ids of the answers, each up to and with its end token."""
+        device = next(self.model.parameters()).device
+        ids, mask = _left_padded(prompts, self.config.pad_token_id, device)  # type: ignore[arg-type]
+        target, inputs = self.model, {"input_ids": ids, "attention_mask": mask}
+        if self.method is not None:
+            target, inputs = self.method.generation_inputs(self.model, ids, mask)
+        with torch.inference_mode():
+            output = target.generate(**inputs, generation_config=config or self.config)  # type: ignore[operator]
+        if self.encoder_decoder:
+            output = output[:, 1:]  # the decoder's start token
+        elif "input_ids" in inputs:
+            output = output[:, ids.shape[1] :]
+        return [self._answer(row) for row in output.tolist()]
+
+    def first_token(self, prompts: Sequence[Sequence[int]]) -> float:
+        """Seconds to the first new token."""
+        config = copy.deepcopy(self.config)
+        config.max_new_tokens, config.min_new_tokens = 1, None
+        began = time.perf_counter()
+        self.ask(prompts, config)
+        return time.perf_counter() - began
+
+    def _answer(self, row: list[int]) -> list[int]:
+        for position, token in enumerate(row):
+            if token in self.stops:
+                return row[: position + 1]
+        return row
+
+
+def _generation_config(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, decoding: Mapping[str, Any], stop_token_ids: tuple[int, ...]
+) -> GenerationConfig:
+    """The model's own generation settings with those of the task on top, in a copy."""
+    config = copy.deepcopy(model.generation_config)  # type: ignore[arg-type]
+    if not decoding.get("do_sample", False):
+        # Sampling settings of a chat model's own file would only draw warnings under greedy decoding.
+        config.temperature = config.top_p = config.top_k = None
+    config.max_length = None
+    config.update(**dict(decoding))
+    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    stops = [token for token in (*own, *stop_token_ids) if token is not None]
+    config.eos_token_id = list(dict.fromkeys(stops)) or None
+    if config.pad_token_id is None:
+        pad = tokenizer.pad_token_id
+        config.pad_token_id = pad if pad is not None else (stops[0] if stops else 0)
+    return config
+
+
+def _left_padded(
+    prompts: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of shape (prompts, longest); on the left, so that every prompt ends where its answer starts."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(list(prompt))
+        mask[row, longest - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _spread(order: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` items, evenly spread over ``order``."""
+    if len(order) <= most:
+        return list(order)
+    return [order[round(step * (len(order) - 1) / (most - 1))] for step in range(most)]

@@ -1,0 +1,1 @@
+"""Inside the user's Trainer: callbacks, flags, data."""

@@ -1,0 +1,333 @@
+"""The exporter: from a Trainer's checkpoint to an adapter's folder, with record, lock and card."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from hfplug.adapters.adapter_dir import AdapterDir
+from hfplug.adapters.files import refuse_foreign
+from hfplug.adapters.fingerprint import tokenizer_sha256
+from hfplug.adapters.lock import Lock, make_lock
+from hfplug.adapters.record import Record
+from hfplug.adapters.task import Task
+from hfplug.errors import AdapterError
+from hfplug.models.anatomy import count_parameters
+from hfplug.models.factory import Applied, applied_to
+from hfplug.models.memory import tensor_bytes
+from hfplug.models.quantize import describe_quantization
+from hfplug.training.meter import RunFigures
+
+logger = logging.getLogger(__name__)
+
+
+class ExporterCallback(TrainerCallback):
+    """Leaves the best checkpoint, or the last, as an :class:`~hfplug.adapters.adapter_dir.AdapterDir`.
+
+    Args:
+        output: The folder of the adapter; None for ``<output_dir>/adapter``.
+        task: What was taught; stored with the adapter.
+        data: What it was taught with, for the record.
+        figures: What the run cost, from the meter.
+    """
+
+    def __init__(
+        self,
+        output: str | Path | None = None,
+        *,
+        task: Task | None = None,
+        data: Mapping[str, Any] | None = None,
+        figures: RunFigures | None = None,
+    ) -> None:
+        self.output = Path(output) if output is not None else None
+        self.task = task
+        self.data = dict(data or {})
+        self.figures = figures
+        self.exported: AdapterDir | None = None
+        self._lock: Lock | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        refuse_foreign(self._target(args))
+        if str(getattr(args.save_strategy, "value", args.save_strategy)) == "no":
+            logger.warning(
+                "save_strategy='no': nothing is on disk before training ends, and a run that is killed is lost. "
+                "Pass save_strategy='epoch' or 'steps' to keep checkpoints."
+            )
+        # Before the first step: full fine-tuning changes the very weights whose fingerprint is taken.
+        self._lock = lock_of(model, kwargs.get("processing_class"), task=self.task)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        chosen = chosen_checkpoint(args, state)
+        restore_best(model, args, state, chosen)
+        if state.is_world_process_zero:
+            self._export(args, state, model, kwargs.get("processing_class"), chosen)
+        _wait_for_everyone()
+
+    def _target(self, args: Any) -> Path:
+        return self.output if self.output is not None else Path(args.output_dir) / "adapter"
+
+    def _export(self, args: Any, state: Any, model: Any, processing_class: Any, chosen: Path | None) -> None:
+        record = record_of(model, args, state, task=self.task, data=self.data, figures=self.figures, chosen=chosen)
+        parts: dict[str, Any] = {"record": record, "lock": self._lock, "task": self.task}
+        if _is_peft(model) and is_the_bases_tokenizer(processing_class, record.base, record.base_commit):
+            parts["tokenizer_files"] = []
+        with tempfile.TemporaryDirectory(prefix="hfplug-export-") as scratch:
+            source = adapter_source(model, chosen)
+            if source is None:
+                source = Path(scratch)
+                save_to(model, source)
+            self.exported = AdapterDir.write(self._target(args), source=source, **parts)
+        logger.info("Adapter written to %s", self.exported.path)
+
+
+def chosen_checkpoint(args: Any, state: Any) -> Path | None:
+    """The checkpoint that holds what training ended with, or None if there is none.
+
+    Args:
+        args: ``TrainingArguments``.
+        state: ``TrainerState`` at the end of training.
+
+    Returns:
+        The best checkpoint under ``load_best_model_at_end``, else that of the last step, if they are there.
+    """
+    if args.load_best_model_at_end and state.best_model_checkpoint:
+        best = Path(state.best_model_checkpoint)
+        return best if best.is_dir() else None
+    last = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    return last if last.is_dir() else None
+
+
+def adapter_source(model: nn.Module, checkpoint: Path | None) -> Path | None:
+    """The folder inside a checkpoint that holds the weights of the active adapter, or of the full model.
+
+    Args:
+        model: The model as ``Trainer`` holds it.
+        checkpoint: A checkpoint folder, or None.
+
+    Returns:
+        The folder, or None if the weights are not there. PEFT saves an adapter that is not called "default"
+        in a folder of its own name.
+    """
+    if checkpoint is None:
+        return None
+    if not _is_peft(model):
+        return checkpoint if (checkpoint / "config.json").is_file() else None
+    name = _active_adapter(model)
+    folder = checkpoint if name == "default" else checkpoint / name
+    return folder if (folder / "adapter_config.json").is_file() else None
+
+
+def save_to(model: nn.Module, folder: Path) -> None:
+    """Write what is in memory: the active adapter without a name of its own, or the full model.
+
+    Args:
+        model: The model as ``Trainer`` holds it.
+        folder: An empty folder; the files are directly in it afterwards.
+    """
+    if not _is_peft(model):
+        model.save_pretrained(folder)  # type: ignore[operator]
+        return
+    name = _active_adapter(model)
+    model.save_pretrained(folder, selected_adapters=[name])  # type: ignore[operator]
+    if name != "default":
+        for file in (folder / name).iterdir():
+            file.rename(folder / file.name)
+        (folder / name).rmdir()
+
+
+def restore_best(model: nn.Module, args: Any, state: Any, chosen: Path | None) -> None:
+    """Put the best weights into a named adapter, which Trainer leaves at the last ones without a word.
+
+    Args:
+        model: The model as ``Trainer`` holds it.
+        args: ``TrainingArguments``.
+        state: ``TrainerState``.
+        chosen: From :func:`chosen_checkpoint`.
+    """
+    if not (args.load_best_model_at_end and _is_peft(model)):
+        return
+    name = _active_adapter(model)
+    source = adapter_source(model, chosen)
+    if name == "default" or source is None:
+        return
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(model, load_file(source / "adapter_model.safetensors"), adapter_name=name)
+
+
+def lock_of(model: nn.Module, tokenizer: Any, *, task: Task | None) -> Lock:
+    """The lock of a model that is about to be trained."""
+    applied = applied_to(model)
+    name = applied.base_name if applied else getattr(_base_of(model), "name_or_path", "")
+    commit = applied.base_commit if applied else getattr(model.config, "_commit_hash", None)
+    return make_lock(
+        model,
+        tokenizer,
+        base_name=name or None,
+        base_commit=commit,
+        task=task,
+        quantization=describe_quantization(_base_of(model)),
+    )
+
+
+def is_the_bases_tokenizer(tokenizer: Any, base: str | None, commit: str | None) -> bool:
+    """Whether whoever loads the base gets this very tokenizer with it, so that the adapter need not carry it.
+
+    Args:
+        tokenizer: What the Trainer was given as ``processing_class``; None counts as the base's.
+        base: Repo id or folder of the base.
+        commit: Its commit.
+    """
+    if tokenizer is None:
+        return True
+    if not base:
+        return False
+    from transformers import AutoTokenizer
+
+    try:
+        own = AutoTokenizer.from_pretrained(base, revision=commit or "main")
+    except (OSError, ValueError, TypeError):
+        return False
+    same_template = getattr(own, "chat_template", None) == getattr(tokenizer, "chat_template", None)
+    return same_template and tokenizer_sha256(own) == tokenizer_sha256(tokenizer)
+
+
+def record_of(
+    model: nn.Module,
+    args: Any,
+    state: Any,
+    *,
+    task: Task | None,
+    data: Mapping[str, Any],
+    figures: RunFigures | None,
+    chosen: Path | None,
+) -> Record:
+    """The record of a run that just ended.
+
+    Args:
+        model: The model as ``Trainer`` holds it.
+        args: ``TrainingArguments``.
+        state: ``TrainerState``; its log history holds every loss and metric.
+        task: What was taught.
+        data: What it was taught with.
+        figures: What the run cost.
+        chosen: The checkpoint that is exported.
+    """
+    applied = applied_to(model)
+    best: dict[str, Any] = {}
+    if args.load_best_model_at_end and args.metric_for_best_model:
+        best = {
+            "best_metric": args.metric_for_best_model,
+            "best_value": state.best_metric,
+            "best_checkpoint": chosen.name if chosen is not None else None,
+        }
+    return Record.from_log_history(
+        state.log_history,
+        method=applied.method.name if applied else _peft_name(model),
+        method_settings=applied.method.changed_settings() if applied else {},
+        all_method_settings=applied.method.settings() if applied else {},
+        task=task.name if task else None,
+        base=(applied.base_name if applied else getattr(_base_of(model), "name_or_path", None)) or None,
+        base_commit=applied.base_commit if applied else None,
+        data=data,
+        steps=state.global_step,
+        epochs=state.epoch,
+        batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        parameter_efficiency=parameter_efficiency(model, applied),
+        memory_efficiency=_memory(figures),
+        training_speed=_speed(figures, state),
+        **best,
+    )
+
+
+def parameter_efficiency(model: nn.Module, applied: Applied | None) -> dict[str, Any]:
+    """Trainable and total weights, their share, and the bytes of an adapter against those of a full copy.
+
+    Args:
+        model: A model ready to train.
+        applied: What hfplug put on it, if it did.
+    """
+    trainable = count_parameters(model, trainable="only")
+    total = applied.anatomy.parameters if applied else count_parameters(model)
+    adapter_bytes = tensor_bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
+    return {
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "share": trainable / total if total else None,
+        "adapter_bytes": adapter_bytes,
+        "full_copy_bytes": total * _stored_bytes(model),
+    }
+
+
+def _stored_bytes(model: nn.Module) -> int:
+    """Bytes a weight of a full copy: that of the base's own dtype, 4-bit weights counted as unpacked."""
+    dtype = getattr(model, "dtype", None)
+    return dtype.itemsize if dtype is not None and dtype.is_floating_point else 4
+
+
+def _memory(figures: RunFigures | None) -> dict[str, Any]:
+    if figures is None or figures.training_memory is None:
+        return {}
+    return {
+        "peak_training_bytes": figures.peak_training_bytes,
+        **figures.training_memory,
+        "process_peak_bytes": figures.process_peak_bytes,
+    }
+
+
+def _speed(figures: RunFigures | None, state: Any) -> dict[str, Any]:
+    runtime = next((entry["train_runtime"] for entry in reversed(state.log_history) if "train_runtime" in entry), None)
+    values: dict[str, Any] = {"training_seconds": runtime}
+    if figures is not None:
+        values |= {
+            "seconds_per_step": figures.seconds_per_step,
+            "real_tokens_per_second": figures.real_tokens_per_second,
+            "padding_share": figures.padding_share,
+            "warmup_steps_skipped": figures.warmup_steps_skipped,
+        }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _is_peft(model: nn.Module) -> bool:
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def _active_adapter(model: Any) -> str:
+    name = model.active_adapter
+    if isinstance(name, str):
+        return name
+    if len(name) != 1:
+        raise AdapterError(
+            f"{len(name)} adapters are active at once ({', '.join(name)}); one folder holds one adapter.",
+            fix="Call model.set_adapter('name') before the training ends.",
+        )
+    return name[0]
+
+
+def _base_of(model: Any) -> Any:
+    return model.get_base_model() if _is_peft(model) else model
+
+
+def _peft_name(model: Any) -> str:
+    if not _is_peft(model):
+        return "full"
+    return str(model.peft_config[_active_adapter(model)].peft_type.value).lower()
+
+
+def _wait_for_everyone() -> None:
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()
