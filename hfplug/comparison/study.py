@@ -51,7 +51,9 @@ def run_study(settings: StudySettings, *, progress: Progress | None = None) -> R
     after = read_base(inputs, keep="nothing")
     variants += _baselines(inputs)
     report = _report(inputs, before, after, variants)
-    write_report(report, settings.out, examples=_examples(inputs, report))
+    written = write_report(report, settings.out, examples=_examples(inputs, report))
+    if written.plots_note:
+        progress.say(written.plots_note)
     return report
 
 

@@ -113,7 +113,8 @@ def write_predictions(path: Path, examples: Sequence[Example], texts: Sequence[s
 
 def read_predictions(path: Path) -> list[str]:
     """The predictions that :func:`write_predictions` wrote, in the order of the rows."""
-    return [json.loads(line)["prediction"] for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines(): a text may hold U+2028, which is a line end to Python and not to JSON.
+    return [json.loads(line)["prediction"] for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def write_variant(folder: StudyFolder, variant: Variant) -> None:

@@ -144,15 +144,15 @@ def _load_hub(source: str, revision: str | None) -> DatasetDict:
 def _hub_error(source: str, revision: str | None, error: Exception) -> DataError:
     at = f" at revision {revision!r}" if revision else ""
     text = str(error)
-    if "config" in text.lower() and ("pick one" in text or "not found" in text.lower()):
-        return DataError(
-            f"The data set {source!r} has several configurations: {' '.join(text.split())[:300]}",
-            fix=f"Pass one after a colon, e.g. {source.partition(':')[0]}:NAME",
-        )
     if isinstance(error, datasets.exceptions.DatasetNotFoundError):
         return DataError(
             f"There is no data set {source!r}{at} on the Hub that you may read, and no such file here.",
             fix="Check the spelling; for a private or gated one, type: hf auth login",
+        )
+    if "Config name is missing" in text or "BuilderConfig" in text:
+        return DataError(
+            f"The data set {source!r} has several configurations: {' '.join(text.split())[:300].rstrip('.')}.",
+            fix=f"Pass one after a colon, e.g. {source.partition(':')[0]}:NAME",
         )
     if isinstance(error, (ConnectionError, TimeoutError)) or "offline" in text.lower():
         return DataError(

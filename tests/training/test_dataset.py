@@ -196,6 +196,44 @@ def test_a_hub_id_that_cannot_be_reached_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: ['1.0.0', '3.0.0']"
+            ),
+            "['1.0.0', '3.0.0']. Pass one after a colon, e.g. owner/rows:NAME",
+        ),
+        (datasets.exceptions.DatasetNotFoundError("Dataset doesn't exist"), "hf auth login"),
+        (ConnectionError("Couldn't reach 'owner/rows' on the Hub"), "the Hub cannot be reached"),
+        (RuntimeError("something else\nover two lines"), "RuntimeError: something else. Check the name"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_on_one_line(monkeypatch, error, said):
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(DataError) as caught:
+        load_data("owner/rows", revision="v2")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_is_named_after_a_colon(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda *args, **kwargs: (
+            asked.append((args, kwargs)) or DatasetDict({"train": Dataset.from_list(ROWS)})
+        ),
+    )
+    assert load_data("owner/rows:3.0.0", revision="v2")["train"].num_rows == 10
+    assert asked == [(("owner/rows", "3.0.0"), {"revision": "v2"})]
+
+
+@pytest.mark.parametrize(
     ("files", "said"),
     [
         ({}, "holds no data file; it holds nothing"),

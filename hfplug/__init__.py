@@ -1,0 +1,112 @@
+"""hfplug: parameter-efficient fine-tuning for any Hugging Face Trainer script.
+
+The public names are loaded on first use, so that ``import hfplug`` costs milliseconds and not the seconds of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that defines it. __all__, dir() and the tests are derived from it.
+_PUBLIC = {
+    "AdapterDir": "hfplug.adapters.adapter_dir",
+    "AdapterError": "hfplug.errors",
+    "BaseModelError": "hfplug.errors",
+    "DataError": "hfplug.errors",
+    "Full": "hfplug.methods",
+    "HfplugError": "hfplug.errors",
+    "Lock": "hfplug.adapters.lock",
+    "Lora": "hfplug.methods",
+    "MethodArguments": "hfplug.training.arguments",
+    "MethodError": "hfplug.errors",
+    "MismatchError": "hfplug.errors",
+    "MissingExtraError": "hfplug.errors",
+    "Preprocessor": "hfplug.training.preprocess",
+    "PromptTuning": "hfplug.methods",
+    "QLora": "hfplug.methods",
+    "Record": "hfplug.adapters.record",
+    "Report": "hfplug.comparison.variants",
+    "RunFigures": "hfplug.training.meter",
+    "SettingError": "hfplug.errors",
+    "StudyError": "hfplug.errors",
+    "StudySettings": "hfplug.comparison.study_settings",
+    "Task": "hfplug.adapters.task",
+    "TrainingError": "hfplug.errors",
+    "TuningMethod": "hfplug.methods",
+    "UnsafeFileError": "hfplug.errors",
+    "adapter_callbacks": "hfplug.training.callbacks",
+    "apply_method": "hfplug.models.factory",
+    "build_model": "hfplug.models.factory",
+    "generate_texts": "hfplug.serving.generate",
+    "get_method": "hfplug.methods",
+    "last_whole_checkpoint": "hfplug.training.checkpoints",
+    "load_adapter": "hfplug.adapters.load",
+    "load_data": "hfplug.training.sources",
+    "make_collator": "hfplug.training.collate",
+    "make_method_arguments": "hfplug.training.arguments",
+    "method_names": "hfplug.methods",
+    "read_report": "hfplug.comparison.report",
+    "register_method": "hfplug.methods",
+    "render_table": "hfplug.comparison.table",
+    "run_study": "hfplug.comparison.study",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'hfplug' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+if TYPE_CHECKING:
+    from hfplug.adapters.adapter_dir import AdapterDir as AdapterDir
+    from hfplug.adapters.load import load_adapter as load_adapter
+    from hfplug.adapters.lock import Lock as Lock
+    from hfplug.adapters.record import Record as Record
+    from hfplug.adapters.task import Task as Task
+    from hfplug.comparison.report import read_report as read_report
+    from hfplug.comparison.study import run_study as run_study
+    from hfplug.comparison.study_settings import StudySettings as StudySettings
+    from hfplug.comparison.table import render_table as render_table
+    from hfplug.comparison.variants import Report as Report
+    from hfplug.errors import AdapterError as AdapterError
+    from hfplug.errors import BaseModelError as BaseModelError
+    from hfplug.errors import DataError as DataError
+    from hfplug.errors import HfplugError as HfplugError
+    from hfplug.errors import MethodError as MethodError
+    from hfplug.errors import MismatchError as MismatchError
+    from hfplug.errors import MissingExtraError as MissingExtraError
+    from hfplug.errors import SettingError as SettingError
+    from hfplug.errors import StudyError as StudyError
+    from hfplug.errors import TrainingError as TrainingError
+    from hfplug.errors import UnsafeFileError as UnsafeFileError
+    from hfplug.methods import Full as Full
+    from hfplug.methods import Lora as Lora
+    from hfplug.methods import PromptTuning as PromptTuning
+    from hfplug.methods import QLora as QLora
+    from hfplug.methods import TuningMethod as TuningMethod
+    from hfplug.methods import get_method as get_method
+    from hfplug.methods import method_names as method_names
+    from hfplug.methods import register_method as register_method
+    from hfplug.models.factory import apply_method as apply_method
+    from hfplug.models.factory import build_model as build_model
+    from hfplug.serving.generate import generate_texts as generate_texts
+    from hfplug.training.arguments import MethodArguments as MethodArguments
+    from hfplug.training.arguments import make_method_arguments as make_method_arguments
+    from hfplug.training.callbacks import adapter_callbacks as adapter_callbacks
+    from hfplug.training.checkpoints import last_whole_checkpoint as last_whole_checkpoint
+    from hfplug.training.collate import make_collator as make_collator
+    from hfplug.training.meter import RunFigures as RunFigures
+    from hfplug.training.preprocess import Preprocessor as Preprocessor
+    from hfplug.training.sources import load_data as load_data

@@ -1,0 +1,95 @@
+"""The entry point: ``hfplug COMMAND …``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from argparse import SUPPRESS
+from collections.abc import Sequence
+
+import hfplug
+from hfplug.cli import demo, methods, study
+from hfplug.cli.parser import Parser
+from hfplug.errors import HfplugError
+
+COMMANDS = (demo, study, methods)
+
+
+def make_parser() -> Parser:
+    """The parser of all commands. It imports neither torch nor transformers."""
+    parser = Parser(
+        prog="hfplug",
+        description="Parameter-efficient fine-tuning for any Hugging Face Trainer script.",
+    )
+    parser.add_argument("--version", action="version", version=f"hfplug {hfplug.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show stack traces and the libraries' own messages")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for command in COMMANDS:
+        name = command.__name__.rpartition(".")[2]
+        summary = (command.__doc__ or "").strip().splitlines()[0].partition(": ")[2]
+        child = commands.add_parser(name, help=summary, description=command.DESCRIPTION)
+        # Suppressed, so that it leaves alone what a --debug before the command has set.
+        child.add_argument("--debug", action="store_true", default=SUPPRESS, help="show stack traces")
+        command.add_arguments(child)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The words after ``hfplug``; those of the process if None.
+
+    Returns:
+        The exit status: 0, 2 if the user can put it right, 130 if interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        parsed = make_parser().parse_args(words)
+        _set_up_messages(debug)
+        command = next(item for item in COMMANDS if item.__name__.endswith(f".{parsed.command}"))
+        return command.run(parsed)
+    except HfplugError as error:
+        if debug:
+            raise
+        print(f"hfplug: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if debug:
+            raise
+        print(f"hfplug: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nhfplug: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _set_up_messages(debug: bool) -> None:
+    """Our own messages on the error stream; those of the libraries only with --debug."""
+    ours = logging.getLogger("hfplug")
+    if not ours.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("hfplug: %(message)s"))
+        ours.addHandler(handler)
+        ours.propagate = False
+    if debug:
+        return
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    # Read by the libraries when they are first imported, which is later, inside the command.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("bitsandbytes", "torch", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def quieten_transformers() -> None:
+    """Hide the bars that transformers draws for each file that it reads or writes."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()

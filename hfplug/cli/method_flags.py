@@ -1,0 +1,62 @@
+"""The flags of all methods on a command that takes several methods at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from hfplug.cli.parser import add_flag
+from hfplug.errors import SettingError
+from hfplug.methods import TuningMethod, get_method
+from hfplug.methods.settings import accepted_types
+from hfplug.training.arguments import flag_table, settings_from_flags
+
+
+def add_method_flags(parser: argparse.ArgumentParser) -> None:
+    """Add every method's settings as flags, from the registry."""
+    group = parser.add_argument_group("settings of the methods")
+    for flag, (_, field, annotation) in flag_table().items():
+        kinds = [kind for kind in accepted_types(annotation) if kind is not type(None)]
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        choices = f"; one of {', '.join(field.metadata['choices'])}" if field.metadata.get("choices") else ""
+        text = f"{field.metadata['help']}{choices} (default: {default})".replace("%", "%%")
+        converter: Any = {bool: _truth, tuple: str}.get(kinds[0], kinds[0])
+        add_flag(group, flag, type=converter, default=None, metavar=kinds[0].__name__.upper(), help=text)
+
+
+def methods_from(names: Sequence[str], parsed: argparse.Namespace) -> tuple[TuningMethod, ...]:
+    """The methods that were named, each with those flags that are its own.
+
+    Args:
+        names: What followed ``--methods``.
+        parsed: The parsed command line.
+
+    Raises:
+        MethodError: for an unknown method.
+        SettingError: for a flag that belongs to none of the named methods.
+    """
+    given = {flag: getattr(parsed, flag) for flag in flag_table() if getattr(parsed, flag) is not None}
+    used: set[str] = set()
+    methods = []
+    for name in names:
+        cls = get_method(name)
+        own = {}
+        for flag, value in given.items():
+            try:
+                own |= settings_from_flags(cls.name, {flag: value})
+            except SettingError:
+                continue
+            used.add(flag)
+        methods.append(cls.from_settings(own))
+    for flag in given:
+        if flag not in used:
+            settings_from_flags(get_method(names[0]).name, {flag: given[flag]})
+    return tuple(methods)
+
+
+def _truth(text: str) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+    return words[text.lower()]
