@@ -278,8 +278,9 @@ def _find_weights(path: Path, kind: Kind) -> list[Path]:
         return [single]
     if kind == "full" and (path / WEIGHTS_INDEX).is_file():
         index = read_object(path / WEIGHTS_INDEX).get("weight_map")
-        names = sorted(set(index.values())) if isinstance(index, dict) and index else []
-        wrong = [name for name in names if not (isinstance(name, str) and SHARD.fullmatch(name))]
+        index = index if isinstance(index, dict) else {}
+        names = sorted(set(map(str, index.values())))
+        wrong = [name for name in names if not SHARD.fullmatch(name)]
         if wrong or not names:
             raise UnsafeFileError(
                 f"{path / WEIGHTS_INDEX} names no shards, or {wrong}.", fix="Save it again."

@@ -254,7 +254,7 @@ def _is_dead(match: re.Match[str], path: Path) -> bool:
 def _is_new(swap: Path) -> bool:
     """Whether a swap folder still holds the new one (its inode is the one in its name)."""
     match = _TEMPORARY.fullmatch(swap.name)
-    return bool(match and match["inode"]) and swap.lstat().st_ino == int(match["inode"])
+    return match is not None and bool(match["inode"]) and swap.lstat().st_ino == int(match["inode"])
 
 
 def _delete(path: Path) -> None:

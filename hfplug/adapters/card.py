@@ -72,7 +72,7 @@ def render_card(
         licence: Identifier of the licence, e.g. ``"apache-2.0"``. Left out if not given.
         language: Code or codes of the language, e.g. ``"en"``. Left out if not given.
     """
-    name = name or adapter.path.name
+    name = scrub(name or adapter.path.name)
     record = adapter.record
     data = _front_matter(adapter, name, licence, language)
     sections = {
@@ -83,7 +83,7 @@ def render_card(
         "examples": _examples(record),
         "settings": _settings(record),
         "data": _pairs(record.data) if record else "",
-        "versions": _pairs(record.versions | {"hfplug": record.hfplug_version}) if record else "",
+        "versions": _pairs({**record.versions, "hfplug": record.hfplug_version}) if record else "",
     }
     front = data.to_dict()
     template = resources.files("hfplug.adapters").joinpath("card_template.md").read_text(encoding="utf-8")
@@ -138,7 +138,7 @@ def _front_matter(
         pipeline_tag=_pipeline_tag(adapter, task_name),
         tags=list(dict.fromkeys(tag.replace(" ", "-") for tag in tags if tag)),
         license=licence,
-        language=list(language) if language and not isinstance(language, str) else language,
+        language=language if language is None or isinstance(language, str) else list(language),
         datasets=[source] if _is_hub_dataset(source) else None,
         eval_results=results or None,
         **extra,

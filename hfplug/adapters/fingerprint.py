@@ -113,7 +113,9 @@ def base_parameters(model: Any) -> Iterator[tuple[str, Any]]:
         model = model.get_base_model()
     kept_in = {"base_layer", "original_module"}
     pairs = [(name.split("."), tensor) for name, tensor in model.named_parameters()]
-    wrappers = {tuple(path[:i]) for path, _ in pairs for i, part in enumerate(path) if part in kept_in}
+    # Tied weights count once above; below every name counts, or a wrapper around one would be missed.
+    paths = [name.split(".") for name, _ in model.named_parameters(remove_duplicate=False)]
+    wrappers = {tuple(path[:i]) for path in paths for i, part in enumerate(path) if part in kept_in}
     for path, tensor in pairs:
         added = any(part not in kept_in and tuple(path[:i]) in wrappers for i, part in enumerate(path))
         if not added:

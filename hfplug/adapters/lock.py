@@ -128,7 +128,8 @@ def make_lock(
     """The lock of an adapter that was trained on ``model``.
 
     Args:
-        model: The base, plain or wrapped by PEFT (not merged). It is only read.
+        model: The base, plain or wrapped by PEFT (not merged). It is only read. A fully tuned model is locked
+            to its own weights; ``base_name`` and ``base_commit`` then say where it came from.
         tokenizer: The tokenizer that the adapter was trained with.
         base_name: Repo id or folder of the base.
         base_commit: The commit that it was read at.

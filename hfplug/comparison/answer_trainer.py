@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.nn import functional
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 IGNORED = -100
 
@@ -31,6 +33,15 @@ class AnswerTrainer(Trainer):
         self._encoder_decoder = bool(base.config.is_encoder_decoder)
         # Has Trainer count the labels of the whole step and leave the division to compute_loss.
         self.model_accepts_loss_kwargs = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+        return SeededLengthSampler(
+            seed=seed,
+            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            lengths=[len(ids) for ids in dataset["input_ids"]],
+        )
 
     def compute_loss(
         self,
@@ -61,6 +72,31 @@ class AnswerTrainer(Trainer):
             if self.args.average_tokens_across_devices and self.args.world_size > 1:
                 loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+
+class SeededLengthSampler(LengthGroupedSampler):
+    """Rows of like length together, in an order that depends on the seed and the epoch alone.
+
+    The sampler of transformers draws from torch's global state, so that methods that draw differently (dropout,
+    initialisation) see other batches, and a resumed run others than an unbroken one.
+
+    Args:
+        seed: The seed.
+        **kwargs: As for ``LengthGroupedSampler``.
+    """
+
+    def __init__(self, *, seed: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader at the start of an epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return super().__iter__()
 
 
 def _positions_to_keep(labels: torch.Tensor) -> int:

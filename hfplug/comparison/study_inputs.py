@@ -12,7 +12,8 @@ from hfplug.comparison.study_settings import StudySettings
 from hfplug.comparison.variants import DataInfo
 from hfplug.errors import BaseModelError, StudyError
 from hfplug.methods.method import CAUSAL, SEQ2SEQ
-from hfplug.models.base import Base, read_task_type, resolve_base
+from hfplug.models.base import Base, read_task_type, resolve_base, tokenizer_source
+from hfplug.models.quantize import require_bitsandbytes
 from hfplug.training.dataset import (
     Example,
     data_sha256,
@@ -79,6 +80,8 @@ def prepare(settings: StudySettings) -> StudyInputs:
     task_type = read_task_type(base.config)
     for method in settings.methods:
         method.check_task_type(task_type)
+        if method.quantization() is not None:
+            require_bitsandbytes(f"method {method.name!r}")
     if task_type not in (SEQ2SEQ, CAUSAL):
         raise StudyError(
             f"A study compares generated texts, and {base.name!r} is a {task_type} model.",
@@ -124,13 +127,16 @@ def prepare(settings: StudySettings) -> StudyInputs:
 def _tokenizer(base: Base) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    how = "Save the tokenizer beside the model with tokenizer.save_pretrained(folder)."
+    if tokenizer_source(base.name, base.commit) is None:
+        raise BaseModelError(f"The base {base.name!r} has no tokenizer beside it.", fix=how)
     try:
         return AutoTokenizer.from_pretrained(base.name, revision=base.revision or "main")
     except (OSError, ValueError, TypeError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BaseModelError(
             f"The base {base.name!r} has no tokenizer that can be read: {first_line}",
-            fix="Save the tokenizer beside the model with tokenizer.save_pretrained(folder).",
+            fix=how,
         ) from error
 
 

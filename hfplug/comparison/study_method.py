@@ -127,7 +127,6 @@ def _trainer(
         learning_rate=rate,
         lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=int(settings.warmup_ratio * steps),
-        train_sampling_strategy="group_by_length",
         eval_strategy="steps",
         eval_steps=every,
         prediction_loss_only=True,

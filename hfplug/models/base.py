@@ -158,6 +158,21 @@ def task_type_of(model: object) -> str:
     )
 
 
+def tokenizer_source(name: str, commit: str | None) -> str | None:
+    """Where a tokenizer for a base can be read from, or None.
+
+    ``AutoTokenizer`` makes an empty tokenizer, without a word, for a folder that holds none.
+
+    Args:
+        name: Repo id or folder of the base.
+        commit: Its commit; a repo on a Hub is taken to have a tokenizer.
+    """
+    if commit:
+        return name
+    files = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
+    return name if name and any((Path(name) / file).is_file() for file in files) else None
+
+
 def _check_folder(folder: Path) -> None:
     if (folder / "config.json").is_file():
         return

@@ -15,8 +15,8 @@ from hfplug.errors import BaseModelError, HfplugError, MethodError
 from hfplug.methods import TuningMethod, resolve_method
 from hfplug.models import hardware
 from hfplug.models.anatomy import Anatomy, new_modules, read_anatomy
-from hfplug.models.base import Base, auto_class, read_task_type, resolve_base, task_type_of
-from hfplug.models.quantize import bitsandbytes_config
+from hfplug.models.base import Base, auto_class, read_task_type, resolve_base, task_type_of, tokenizer_source
+from hfplug.models.quantize import bitsandbytes_config, keep_trainable
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,9 @@ def load_base(
             skip_modules=_modules_to_keep(base, task_type, kwargs),
             needed_for=f"method {method.name!r}",
         )
-    return _from_pretrained(base, task_type, kwargs)
+    model, missing = _from_pretrained(base, task_type, kwargs)
+    keep_trainable(model)
+    return model, missing
 
 
 def _from_pretrained(base: Base, task_type: str, kwargs: dict[str, Any]) -> tuple[nn.Module, tuple[str, ...]]:
@@ -255,7 +257,7 @@ def _apply(
         model,
         task_type,
         missing_keys=missing_keys,
-        tokenizer_source=_tokenizer_source(base_name, base_commit),
+        tokenizer_source=tokenizer_source(base_name, base_commit),
         revision=base_commit,
     )
     config = method.peft_config(anatomy)
@@ -275,6 +277,7 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
 
     if getattr(model, "is_quantized", False):
         # Norms to float32 and all frozen (Dettmers et al. 2023, section 4); checkpointing stays the Trainer's choice.
+        keep_trainable(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
         return get_peft_model(model, config, revision=base_commit)  # type: ignore[arg-type]
@@ -285,11 +288,3 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
             f"PEFT cannot put {method.name} on this {model.config.model_type} model: {error}",  # type: ignore[union-attr]
             fix="Try another method, or name the layers with target_modules.",
         ) from error
-
-
-def _tokenizer_source(name: str, commit: str | None) -> str | None:
-    if commit:
-        return name
-    folder = Path(name)
-    files = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
-    return name if name and any((folder / file).is_file() for file in files) else None

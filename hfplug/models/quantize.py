@@ -6,6 +6,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from hfplug.errors import MissingExtraError
 from hfplug.methods import Quantization
@@ -59,6 +60,22 @@ def bitsandbytes_config(
         bnb_4bit_quant_storage=storage,
         llm_int8_skip_modules=skip_modules,
     )
+
+
+def keep_trainable(model: nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on a CPU when they are first used in eval mode.
+
+    On a CPU with AVX512-BF16 a ``Linear4bit`` (bitsandbytes 0.50) turns its weights, at the first forward pass in
+    eval mode, into a format for inference. That rounds its constants to bfloat16; it fails if the layer's width is
+    no multiple of 64 or its height none of 32; and it stays so in train mode, where its product then has no
+    gradient: after the first evaluation in the middle of a run, nothing below the top layers would learn.
+
+    Args:
+        model: A model that was loaded in 4 bits; changed in place. Any other is left as it is.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def describe_quantization(model: Any) -> dict[str, Any] | None:

@@ -157,13 +157,14 @@ def check_columns(dataset: Dataset, task: Task) -> None:
     if not missing:
         return
     taken = {name for _, name, _ in wanted if name in columns}
-    flags: list[str] = []
+    values: dict[str, list[str]] = {}
     for flag, name, synonyms in wanted:
         guess = name if name in columns else _nearest(name, [c for c in columns if c not in taken], synonyms)
-        if guess is not None:
-            taken.add(guess)
-        if name not in columns or flag != "--reference-columns":
-            flags.append(f"{flag} {guess or 'NAME'}")
+        taken.add(guess or name)
+        values.setdefault(flag, []).append(guess or "NAME")
+    if all(name in columns for name in task.reference_columns):
+        values.pop("--reference-columns", None)
+    flags = [f"{flag} {','.join(names)}" for flag, names in values.items()]
     raise DataError(
         f"There is no column {' and no column '.join(map(repr, missing))}; the columns are {columns}.",
         fix=f"Pass {' '.join(flags)}",

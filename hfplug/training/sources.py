@@ -150,8 +150,9 @@ def _hub_error(source: str, revision: str | None, error: Exception) -> DataError
             fix="Check the spelling; for a private or gated one, type: hf auth login",
         )
     if "Config name is missing" in text or "BuilderConfig" in text:
+        which = " ".join(text.split())[:300].rstrip(".")
         return DataError(
-            f"The data set {source!r} has several configurations: {' '.join(text.split())[:300].rstrip('.')}.",
+            f"The data set {source!r} has several configurations: {which}.",
             fix=f"Pass one after a colon, e.g. {source.partition(':')[0]}:NAME",
         )
     if isinstance(error, (ConnectionError, TimeoutError)) or "offline" in text.lower():

@@ -92,7 +92,7 @@ def make_small_source(tmp_path: Path) -> Callable[..., Path]:
 
     def make(name: str = "source", value: float = 0.0) -> Path:
         folder = tmp_path / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "task_type": "CAUSAL_LM"}')
         save_file({"layer.lora_A.weight": torch.full((2, 3), value)}, folder / "adapter_model.safetensors")
         return folder

@@ -447,6 +447,7 @@ while True:
     for source in sources:
         name = source.rsplit("/", 1)[-1]
         AdapterDir.write(target, source=source, record=Record(method=name, versions={}))
+        print("written", flush=True)
 """
 
 
@@ -462,12 +463,17 @@ def test_a_kill_at_any_moment_leaves_a_whole_adapter(
     AdapterDir.write(target, source=folders[0], record=Record(method="method0", versions={}))
     (target / "notes.txt").write_text("mine")
     chance = random.Random(0)
-    seen, interrupted = set(), 0
-    for _ in range(20 if sources == 2 else 6):
+    seen, interrupted, seconds = set(), 0, 0.05
+    for kill in range(20 if sources == 2 else 6):
+        folders.reverse()
         arguments = [sys.executable, "-c", WRITER, str(target), *map(str, folders)]
         writer = subprocess.Popen(arguments, stdout=subprocess.PIPE)
         assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
-        time.sleep(chance.uniform(0, 0.1))
+        if kill % 4 == 0:  # how long a write takes at the moment, to aim within one
+            start = time.monotonic()
+            assert writer.stdout.readline() == b"written\n"
+            seconds = time.monotonic() - start
+        time.sleep(chance.uniform(0, 2 * seconds))
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
@@ -482,7 +488,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_adapter(
         for previous in target.parent.glob("a.previous-*"):
             assert AdapterDir.open(previous).record is not None
             shutil.rmtree(previous)
-    print("INT", interrupted, seen); assert len(seen) == sources and interrupted
+    assert len(seen) == sources and interrupted
     # The next write clears what the killed ones left.
     AdapterDir.write(target, source=folders[0], record=Record(method="method0", versions={}))
     left = {p.name for p in target.parent.iterdir()} | {p.name for p in target.iterdir()}

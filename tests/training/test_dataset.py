@@ -338,6 +338,16 @@ def test_a_missing_column_is_told_with_the_flags_to_pass(columns, flags):
     assert flags in str(caught.value)
 
 
+def test_missing_reference_columns_are_told_as_one_list():
+    task = Task(name="s", prompt="{dialogue}", reference_columns=("summary2", "summary3"))
+    dataset = Dataset.from_dict({name: ["a"] for name in ("dialogue", "summary", "summary_2", "summary_3")})
+    with pytest.raises(DataError, match="no column 'summary2' and no column 'summary3'") as caught:
+        check_columns(dataset, task)
+    assert str(caught.value).endswith(
+        "--input-column dialogue --target-column summary --reference-columns summary_2,summary_3"
+    )
+
+
 def test_columns_that_are_there_pass_in_silence():
     check_columns(Dataset.from_list(ROWS), TASK)
 

@@ -147,10 +147,12 @@ def _answer(row: dict) -> list[int]:
 
 def test_training_and_asking_see_the_same_prompt_ids(kind):
     tokenizer, encoder_decoder = kind
-    for limit in (4000, 350):  # whole, and cut
-        made = Preprocessor(TASK, tokenizer, encoder_decoder=encoder_decoder, max_input_tokens=limit)
+    whole = Preprocessor(TASK, tokenizer, encoder_decoder=encoder_decoder, max_input_tokens=4000)
+    limit = len(whole.prompt(DIALOGUE).input_ids) * 2 // 3
+    cut = Preprocessor(TASK, tokenizer, encoder_decoder=encoder_decoder, max_input_tokens=limit)
+    for made, truncated in ((whole, False), (cut, True)):
         asked, row = made.prompt(DIALOGUE), made.train_example(DIALOGUE, TARGET)
-        assert asked.truncated is (limit == 350)
+        assert asked.truncated is truncated
         assert row["input_ids"][: len(asked.input_ids)] == asked.input_ids
 
 
