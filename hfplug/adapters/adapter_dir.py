@@ -242,23 +242,17 @@ def _kind_of(path: Path) -> Kind:
             return kind
     checkpoints = sorted(path.glob("checkpoint-*"), key=lambda p: (len(p.name), p.name))
     if checkpoints:
-        raise AdapterError(
-            f"{path} holds checkpoints, no adapter of its own.", fix=f"Pass {checkpoints[-1]}."
-        )
+        raise AdapterError(f"{path} holds checkpoints, no adapter of its own.", fix=f"Pass {checkpoints[-1]}.")
     if (path / WEIGHTS["peft"]).is_file():
         raise AdapterError(f"{path} holds adapter weights without adapter_config.json.", fix="Copy that too.")
     inner = sorted(p.parent for p in path.glob("*/adapter_config.json"))
     fix = f"Pass {inner[0]}." if inner else "Pass a folder with adapter_config.json, or with config.json."
-    raise AdapterError(
-        f"{path} holds no adapter: there is neither adapter_config.json nor config.json.", fix=fix
-    )
+    raise AdapterError(f"{path} holds no adapter: there is neither adapter_config.json nor config.json.", fix=fix)
 
 
 def _check_config(config: Mapping[str, Any], kind: Kind, path: Path) -> None:
     if kind == "peft" and not config.get("peft_type"):
-        raise AdapterError(
-            f"{path / CONFIG[kind]} has no 'peft_type'.", fix="Save the adapter again with PEFT."
-        )
+        raise AdapterError(f"{path / CONFIG[kind]} has no 'peft_type'.", fix="Save the adapter again with PEFT.")
     if kind == "full" and not (config.get("model_type") or config.get("architectures")):
         raise AdapterError(f"{path / CONFIG[kind]} has no 'model_type'.", fix="Save the model again.")
     mapping = config.get("auto_mapping") or {}
@@ -282,14 +276,10 @@ def _find_weights(path: Path, kind: Kind) -> list[Path]:
         names = sorted(set(map(str, index.values())))
         wrong = [name for name in names if not SHARD.fullmatch(name)]
         if wrong or not names:
-            raise UnsafeFileError(
-                f"{path / WEIGHTS_INDEX} names no shards, or {wrong}.", fix="Save it again."
-            )
+            raise UnsafeFileError(f"{path / WEIGHTS_INDEX} names no shards, or {wrong}.", fix="Save it again.")
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
-            raise AdapterError(
-                f"{path} lacks {', '.join(missing)}.", fix="Copy or download the missing shards."
-            )
+            raise AdapterError(f"{path} lacks {', '.join(missing)}.", fix="Copy or download the missing shards.")
         held = {tensor for name in names for tensor in read_header(path / name)}
         if lost := sorted(set(index) - held):
             raise AdapterError(f"The shards of {path} lack {lost[0]!r}.", fix="Copy or download them again.")
@@ -319,9 +309,7 @@ def _copy_source(
     if source is not None:
         origin = AdapterDir.open(source)
         kind = origin.kind
-        replaced = (
-            set() if weights is None else {WEIGHTS[kind], WEIGHTS_INDEX, *(w.name for w in origin.weights)}
-        )
+        replaced = set() if weights is None else {WEIGHTS[kind], WEIGHTS_INDEX, *(w.name for w in origin.weights)}
         foreign = {CONFIG["full"], "generation_config.json"} if kind == "peft" else set()
         for file in origin.files():
             name = file.relative_to(origin.path).as_posix()

@@ -145,9 +145,7 @@ def _front_matter(
     )
 
 
-def _eval_results(
-    record: Record | None, source: str, adapter: AdapterDir, task_name: str | None
-) -> list[EvalResult]:
+def _eval_results(record: Record | None, source: str, adapter: AdapterDir, task_name: str | None) -> list[EvalResult]:
     if record is None:
         return []
     hub = _is_hub_dataset(source)
@@ -267,9 +265,7 @@ def _use(adapter: AdapterDir, name: str) -> str:
         arguments.append(f"num_labels={adapter.num_labels}")
     imports, before = f"from peft import PeftModel\nfrom transformers import {auto}", ""
     if settings := _bits_and_bytes(adapter):
-        imports = (
-            f"import torch\nfrom peft import PeftModel\nfrom transformers import {auto}, BitsAndBytesConfig"
-        )
+        imports = f"import torch\nfrom peft import PeftModel\nfrom transformers import {auto}, BitsAndBytesConfig"
         before = f"quantization = BitsAndBytesConfig({settings})\n"
         arguments.append("quantization_config=quantization")
     call = f"base = {auto}.from_pretrained({', '.join(arguments)})"
@@ -363,9 +359,7 @@ def fence(text: str, language: str = "text") -> str:
 def _printable(text: str) -> str:
     """``text`` without control characters, changes of direction, and what looks like one of our comments."""
     hidden = ("Cc", "Cs")
-    kept = (
-        c for c in text if c in "\n\t" or (unicodedata.category(c) not in hidden and c not in _DIRECTIONS)
-    )
+    kept = (c for c in text if c in "\n\t" or (unicodedata.category(c) not in hidden and c not in _DIRECTIONS))
     return "".join(kept).replace("<!-- hfplug:", "<!- - hfplug:")
 
 

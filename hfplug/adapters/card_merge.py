@@ -35,9 +35,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), "tTfF"
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), "tTfF")
 
 
 def provenance(front_matter: Mapping[str, Any], sections: Sequence[str]) -> str:
@@ -95,9 +93,7 @@ def _merge_sections(old: str, new: str, generated: Sequence[str]) -> str:
     return "\n\n".join([body.rstrip(), *added]) + "\n"
 
 
-def _merge_front_matter(
-    old: Mapping[str, Any], new: Mapping[str, Any], generated: Mapping[str, Any]
-) -> dict[str, Any]:
+def _merge_front_matter(old: Mapping[str, Any], new: Mapping[str, Any], generated: Mapping[str, Any]) -> dict[str, Any]:
     """Three ways: what is there, what is new, and what was generated the last time."""
     merged = dict(old)
     for key in generated:

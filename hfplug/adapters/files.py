@@ -76,9 +76,7 @@ def refuse_leaving(file: Path, folder: Path) -> None:
     real, home = file.resolve(), folder.resolve()
     homes = [home, *(p.parent / "blobs" for p in home.parents if p.name == "snapshots")]
     if not any(real.is_relative_to(allowed) for allowed in homes):
-        raise UnsafeFileError(
-            f"{file} is a link that leaves its folder, to {real}.", fix="Copy the file there."
-        )
+        raise UnsafeFileError(f"{file} is a link that leaves its folder, to {real}.", fix="Copy the file there.")
 
 
 def copy_file(file: Path, to: Path) -> None:
@@ -132,13 +130,9 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterError(
-            f"{path} cannot be read as JSON: {error}.", fix="Copy or export it again."
-        ) from error
+        raise AdapterError(f"{path} cannot be read as JSON: {error}.", fix="Copy or export it again.") from error
     if not isinstance(value, dict):
-        raise AdapterError(
-            f"{path} must hold an object; it holds {type(value).__name__}.", fix="Export it again."
-        )
+        raise AdapterError(f"{path} must hold an object; it holds {type(value).__name__}.", fix="Export it again.")
     return value
 
 

@@ -109,9 +109,7 @@ class Lock:
         names = {item.name for item in dataclasses.fields(cls)}
         for key in ("tensors", "versions"):
             if not isinstance(known.get(key, {}), Mapping):
-                raise AdapterError(
-                    f"{key!r} in hfplug_lock.json must hold an object.", fix="Export the adapter again."
-                )
+                raise AdapterError(f"{key!r} in hfplug_lock.json must hold an object.", fix="Export the adapter again.")
         return cls(**{key: value for key, value in known.items() if key in names})
 
 

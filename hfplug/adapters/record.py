@@ -176,9 +176,7 @@ class Record:
         return cls(**(found | values))
 
 
-def check_version(
-    values: object, key: str, newest: int, what: str, *, required: Sequence[str] = ()
-) -> dict[str, Any]:
+def check_version(values: object, key: str, newest: int, what: str, *, required: Sequence[str] = ()) -> dict[str, Any]:
     """``values`` as a dict, if it is one of a version that can be read and has the ``required`` keys.
 
     Raises:

@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     add_flag(parser, "out", type=Path, default=Path("hfplug-demo"), help="folder (default: hfplug-demo)")
     add_flag(
-        parser, "methods", default=",".join(method_names()), help=f"comma-separated (default: {','.join(method_names())})"
+        parser,
+        "methods",
+        default=",".join(method_names()),
+        help=f"comma-separated (default: {','.join(method_names())})",
     )
     add_flag(parser, "task", default="summary", help="summary, title or action_items (default: summary)")
     add_flag(parser, "seed", type=int, default=42, help="of the rows' order and the adapters' start (default: 42)")

@@ -21,8 +21,15 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         choices = f"; one of {', '.join(field.metadata['choices'])}" if field.metadata.get("choices") else ""
         text = f"{field.metadata['help']}{choices} (default: {default})".replace("%", "%%")
-        converter: Any = {bool: _truth, tuple: str}.get(kinds[0], kinds[0])
-        add_flag(group, flag, type=converter, default=None, metavar=kinds[0].__name__.upper(), help=text)
+        converters: dict[Any, Any] = {bool: _truth, tuple: str}
+        add_flag(
+            group,
+            flag,
+            type=converters.get(kinds[0], kinds[0]),
+            default=None,
+            metavar=kinds[0].__name__.upper(),
+            help=text,
+        )
 
 
 def methods_from(names: Sequence[str], parsed: argparse.Namespace) -> tuple[TuningMethod, ...]:
@@ -41,7 +48,7 @@ def methods_from(names: Sequence[str], parsed: argparse.Namespace) -> tuple[Tuni
     methods = []
     for name in names:
         cls = get_method(name)
-        own = {}
+        own: dict[str, Any] = {}
         for flag, value in given.items():
             try:
                 own |= settings_from_flags(cls.name, {flag: value})

@@ -84,9 +84,7 @@ def new_figure(*, height: float = HEIGHT) -> tuple[Figure, Axes]:
 
 def legend(figure: Figure) -> None:
     """Name what was labelled, in three columns below the drawing."""
-    figure.legend(
-        loc="outside lower center", ncols=3, frameon=False, fontsize=10, handlelength=1.4, columnspacing=1
-    )
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=10, handlelength=1.4, columnspacing=1)
 
 
 def legend_height(entries: int) -> float:

@@ -69,7 +69,7 @@ def render_page(
         untouched=untouched(report),
         score=re.compile(r"([\d.]+) ([\d.]+–[\d.]+)").fullmatch,
         tables=[(table, explained(table)) for table in tables(report) if table.cells],
-        plots=[(plot, Markup(plot.svg)) for plot in drawn],  # noqa: S704  (matplotlib escapes its text)
+        plots=[(plot, Markup(plot.svg)) for plot in drawn],
         plots_note=note,
         series=series_of(report),
         examples=[_example(report, number, one) for number, one in enumerate(examples[:EXAMPLES_SHOWN])],

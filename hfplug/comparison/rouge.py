@@ -189,9 +189,7 @@ def _checked_references(references: Sequence[Sequence[str]]) -> list[list[str]]:
     return kept
 
 
-def _collect(
-    per_row: Sequence[Sequence[dict[str, float]]], metrics: Sequence[str], rows: Sequence[int]
-) -> RowScores:
+def _collect(per_row: Sequence[Sequence[dict[str, float]]], metrics: Sequence[str], rows: Sequence[int]) -> RowScores:
     """Reduce the references of each row to their mean and their best."""
     return RowScores(
         mean={m: np.array([np.mean([one[m] for one in row]) for row in per_row]) for m in metrics},

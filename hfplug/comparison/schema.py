@@ -56,9 +56,7 @@ def from_json(cls: type[T], data: Any, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(declared)}
     for key in data:
         if key not in fields:
-            raise StudyError(
-                f"{where}: the key {key!r} is unknown.", fix=did_you_mean(str(key), fields) or None
-            )
+            raise StudyError(f"{where}: the key {key!r} is unknown.", fix=did_you_mean(str(key), fields) or None)
     missing = [
         name
         for name, field in fields.items()
@@ -106,8 +104,7 @@ def _check_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, .
     if len(kinds) != len(value):
         raise StudyError(f"{where}: {len(kinds)} values were expected, {len(value)} came.")
     return tuple(
-        _check(kind, item, f"{where}[{number}]")
-        for number, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        _check(kind, item, f"{where}[{number}]") for number, (kind, item) in enumerate(zip(kinds, value, strict=True))
     )
 
 
@@ -138,9 +135,7 @@ def _plain(value: Any, where: str) -> Any:
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value) if math.isfinite(value) else None
-    raise StudyError(
-        f"{where}: {_kind(value)} cannot be written as JSON.", fix="Pass text, numbers, lists or dicts."
-    )
+    raise StudyError(f"{where}: {_kind(value)} cannot be written as JSON.", fix="Pass text, numbers, lists or dicts.")
 
 
 def _kind(value: Any) -> str:

@@ -41,9 +41,7 @@ class PairedTest:
     p_value: float
 
 
-def interval(
-    values: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
+def interval(values: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """The mean of some rows with its bootstrap interval.
 
     Args:

@@ -17,9 +17,9 @@ from hfplug.comparison.progress import Progress
 from hfplug.comparison.report import write_report
 from hfplug.comparison.rouge import RowScores, score_human, score_rows
 from hfplug.comparison.study_base import BaseState, read_base, score_base
-from hfplug.comparison.study_method import run_method
 from hfplug.comparison.study_folder import read_predictions, write_predictions
 from hfplug.comparison.study_inputs import StudyInputs, prepare
+from hfplug.comparison.study_method import run_method
 from hfplug.comparison.study_settings import StudySettings
 from hfplug.comparison.variants import BaseProof, Report, Variant, compare_variants
 
@@ -67,9 +67,7 @@ def _baselines(inputs: StudyInputs) -> list[Variant]:
     return found
 
 
-def _report(
-    inputs: StudyInputs, before: BaseState, after: BaseState, variants: Sequence[Variant]
-) -> Report:
+def _report(inputs: StudyInputs, before: BaseState, after: BaseState, variants: Sequence[Variant]) -> Report:
     references = [example.references for example in inputs.evaluation]
     scores: dict[str, RowScores] = {}
     for variant in variants:

@@ -103,9 +103,7 @@ def write_predictions(path: Path, examples: Sequence[Example], texts: Sequence[s
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps(
-            {"id": example.id, "prediction": text, "references": list(example.references)}, ensure_ascii=False
-        )
+        json.dumps({"id": example.id, "prediction": text, "references": list(example.references)}, ensure_ascii=False)
         for example, text in zip(examples, texts, strict=True)
     ]
     write_text(path, "\n".join(lines) + "\n")

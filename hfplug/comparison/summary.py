@@ -20,9 +20,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
     references = None
     if per_row:
         low, high = per_row
-        references = (
-            f"{low} to {high} references each" if low != high else f"{low} reference{'s' * (low > 1)} each"
-        )
+        references = f"{low} to {high} references each" if low != high else f"{low} reference{'s' * (low > 1)} each"
     return [
         (
             "base",

@@ -300,9 +300,7 @@ def _draw(table: Table, columns: Sequence[int], wide: Sequence[int]) -> list[str
     """Lines of some columns of a table: headings at the bottom of their cell, a rule, the rows."""
     headings = [table.columns[at].heading.split("\n") for at in columns]
     height = max(len(heading) for heading in headings)
-    lines = [
-        [([""] * (height - len(heading)) + heading)[level] for heading in headings] for level in range(height)
-    ]
+    lines = [[([""] * (height - len(heading)) + heading)[level] for heading in headings] for level in range(height)]
     lines.append(["─" * wide[at] for at in columns])
     lines += [[_in_text(row, at) for at in columns] for row in table.cells]
 
@@ -310,10 +308,7 @@ def _draw(table: Table, columns: Sequence[int], wide: Sequence[int]) -> list[str
         space = " " * (wide[at] - _columns(text))
         return text + space if table.columns[at].side == "left" else space + text
 
-    return [
-        "  ".join(aligned(text, at) for text, at in zip(line, columns, strict=True)).rstrip()
-        for line in lines
-    ]
+    return ["  ".join(aligned(text, at) for text, at in zip(line, columns, strict=True)).rstrip() for line in lines]
 
 
 def _one_line(text: str) -> str:
@@ -338,9 +333,7 @@ def _markdown(table: Table) -> str:
     lines = [f"### {table.title}", ""]
     lines += [f"{table.note[0].upper()}{table.note[1:]}.", ""] if table.note else []
     lines.append(row([column.heading for column in table.columns]))
-    lines.append(
-        "|" + "|".join(" :-- " if column.side == "left" else " --: " for column in table.columns) + "|"
-    )
+    lines.append("|" + "|".join(" :-- " if column.side == "left" else " --: " for column in table.columns) + "|")
     lines += [row(cells) for cells in table.cells]
     lines.append("")
     lines += [f"- {headings}: {note}" for headings, note in explained(table)]

@@ -264,7 +264,5 @@ def _tests(a: RowScores, b: RowScores, seed: int) -> dict[str, TestResult]:
     for metric in a.metrics:
         if metric in b.metrics:
             test = paired_test(a.mean[metric][in_a], b.mean[metric][in_b], seed=seed)
-            found[metric] = TestResult(
-                difference=test.difference, low=test.low, high=test.high, p_value=test.p_value
-            )
+            found[metric] = TestResult(difference=test.difference, low=test.low, high=test.high, p_value=test.p_value)
     return found

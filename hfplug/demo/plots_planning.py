@@ -7,43 +7,100 @@ from hfplug.demo.words import CITIES, address, anywhere, clock, day, public, roo
 
 # domain: (plain verb, third person, what, how a place is drawn, extras)
 APPOINTMENTS = {
-    "restaurant": ("book", "books", [f"a table for {n}" for n in "two three four five six eight".split()], venue,
-                   ("a window seat", "the set menu", "a birthday cake", "live music", "a high chair")),
-    "lesson": ("take", "takes", [f"a {n} lesson" for n in "piano guitar swimming driving dance Spanish drawing chess "
-                                 "singing riding".split()], anywhere,
-               ("a trial week", "a group course", "extra homework", "a second lesson", "a rented instrument")),
-    "doctor": ("arrange", "arranges", [f"a check-up for a sore {n}" for n in "knee back throat shoulder foot".split()]
-               + ["a blood test", "a flu shot", "an eye test"], address,
-               ("a video call", "a second opinion", "strong tablets", "a day in hospital")),
-    "repair": ("get", "gets", [f"the {n} repaired" for n in "dishwasher heating oven washing-machine roof bike laptop "
-                               "printer".split()], address,
-               ("a new pump", "a longer warranty", "an express visit", "a full cleaning")),
-    "haircut": ("have", "has", ["a haircut", "a beard trim", "a new hair colour", "a perm"], venue,
-                ("a head massage", "a bottle of shampoo", "a cup of coffee")),
-    "meeting": ("discuss", "discusses", [f"the {n}" for n in "budget contract website report schedule exhibition "
-                                         "new logo sales plan".split() if n not in ("new", "sales")]
-                + ["the new logo", "the sales plan"], room,
-                ("a video link", "a tour of the office", "sandwiches", "a second meeting")),
-    "travel": ("catch", "catches", [f"the {n} to {c}" for n in ("train", "bus", "night train") for c in CITIES], public,
-               ("travel insurance", "a hotel room", "a rental car", "first class", "a bike ticket")),
-    "viewing": ("see", "sees", [f"the {n}" for n in ("flat with two rooms", "small house", "garage", "studio flat",
-                                                     "office space", "used car")], address,
-                ("a parking space", "the furniture", "a photo tour", "a discount")),
-    "sport": ("play", "plays", "tennis|chess|badminton|table tennis|golf|squash".split("|"), public,
-              ("a coach", "a second match", "new shoes", "a drink afterwards")),
+    "restaurant": (
+        "book",
+        "books",
+        [f"a table for {n}" for n in "two three four five six eight".split()],
+        venue,
+        ("a window seat", "the set menu", "a birthday cake", "live music", "a high chair"),
+    ),
+    "lesson": (
+        "take",
+        "takes",
+        [f"a {n} lesson" for n in "piano guitar swimming driving dance Spanish drawing chess singing riding".split()],
+        anywhere,
+        ("a trial week", "a group course", "extra homework", "a second lesson", "a rented instrument"),
+    ),
+    "doctor": (
+        "arrange",
+        "arranges",
+        [f"a check-up for a sore {n}" for n in "knee back throat shoulder foot".split()]
+        + ["a blood test", "a flu shot", "an eye test"],
+        address,
+        ("a video call", "a second opinion", "strong tablets", "a day in hospital"),
+    ),
+    "repair": (
+        "get",
+        "gets",
+        [f"the {n} repaired" for n in "dishwasher heating oven washing-machine roof bike laptop printer".split()],
+        address,
+        ("a new pump", "a longer warranty", "an express visit", "a full cleaning"),
+    ),
+    "haircut": (
+        "have",
+        "has",
+        ["a haircut", "a beard trim", "a new hair colour", "a perm"],
+        venue,
+        ("a head massage", "a bottle of shampoo", "a cup of coffee"),
+    ),
+    "meeting": (
+        "discuss",
+        "discusses",
+        [
+            f"the {n}"
+            for n in "budget contract website report schedule exhibition new logo sales plan".split()
+            if n not in ("new", "sales")
+        ]
+        + ["the new logo", "the sales plan"],
+        room,
+        ("a video link", "a tour of the office", "sandwiches", "a second meeting"),
+    ),
+    "travel": (
+        "catch",
+        "catches",
+        [f"the {n} to {c}" for n in ("train", "bus", "night train") for c in CITIES],
+        public,
+        ("travel insurance", "a hotel room", "a rental car", "first class", "a bike ticket"),
+    ),
+    "viewing": (
+        "see",
+        "sees",
+        [
+            f"the {n}"
+            for n in ("flat with two rooms", "small house", "garage", "studio flat", "office space", "used car")
+        ],
+        address,
+        ("a parking space", "the furniture", "a photo tour", "a discount"),
+    ),
+    "sport": (
+        "play",
+        "plays",
+        "tennis|chess|badminton|table tennis|golf|squash".split("|"),
+        public,
+        ("a coach", "a second match", "new shoes", "a drink afterwards"),
+    ),
 }
-EVENTS = ("the jazz concert|the flower market|the chess club|a garden party|the book fair|the film festival|"
-          "a cooking evening|the football match|the museum night|a birthday dinner|the school play|a boat trip|"
-          "the quiz night|a photo walk").split("|")
+EVENTS = (
+    "the jazz concert|the flower market|the chess club|a garden party|the book fair|the film festival|"
+    "a cooking evening|the football match|the museum night|a birthday dinner|the school play|a boat trip|"
+    "the quiz night|a photo walk"
+).split("|")
 CAUSES = (  # what the late person says, what is said of that person, the bare cause
-    ("the train is stuck", "the train is stuck"), ("my car won't start", "the car won't start"),
-    ("I missed the bus", "of a missed bus"), ("there is a traffic jam", "of a traffic jam"),
-    ("I overslept", "of oversleeping"), ("my bike has a flat tyre", "of a flat tyre"),
-    ("I have to wait for the plumber", "of the plumber"), ("my flight was cancelled", "of a cancelled flight"),
-    ("the lift is broken", "the lift is broken"), ("I am still at the doctor", "of a visit to the doctor"),
+    ("the train is stuck", "the train is stuck"),
+    ("my car won't start", "the car won't start"),
+    ("I missed the bus", "of a missed bus"),
+    ("there is a traffic jam", "of a traffic jam"),
+    ("I overslept", "of oversleeping"),
+    ("my bike has a flat tyre", "of a flat tyre"),
+    ("I have to wait for the plumber", "of the plumber"),
+    ("my flight was cancelled", "of a cancelled flight"),
+    ("the lift is broken", "the lift is broken"),
+    ("I am still at the doctor", "of a visit to the doctor"),
 )
-GATHERINGS = ("dinner|the meeting|the rehearsal|lunch|the class|the film|the interview|the training|the game|"
-              "the party|the tour|breakfast").split("|")
+GATHERINGS = (
+    "dinner|the meeting|the rehearsal|lunch|the class|the film|the interview|the training|the game|"
+    "the party|the tour|breakfast"
+).split("|")
 
 
 def appointment(scene: Scene) -> None:
@@ -67,10 +124,20 @@ def appointment(scene: Scene) -> None:
     first, second = sides(scene, extras, many)
     if rng.random() < 0.4:
         scene.say(rng.choice("AB"), "close")
-    head_1 = scene.text(either(rng, "{A} arranges with {B} to {do} {what} on {day} at {time} {place}",
-                               "{A} will {do} {what} on {day} at {time} {place}, {B} agrees"))
-    head_2 = scene.text(either(rng, "{B} and {A} settle on {day} at {time} {place} to {do} {what}",
-                               "With {B}, {A} {does} {what} {place} on {day} at {time}"))
+    head_1 = scene.text(
+        either(
+            rng,
+            "{A} arranges with {B} to {do} {what} on {day} at {time} {place}",
+            "{A} will {do} {what} on {day} at {time} {place}, {B} agrees",
+        )
+    )
+    head_2 = scene.text(
+        either(
+            rng,
+            "{B} and {A} settle on {day} at {time} {place} to {do} {what}",
+            "With {B}, {A} {does} {what} {place} on {day} at {time}",
+        )
+    )
     scene.summary = join(head_1, [clauses[0], *first] if clauses else first)
     scene.reference_2 = join(head_2, [*second, clauses[1]] if clauses else second)
     scene.title = scene.text("{what} on {day}")
@@ -91,8 +158,10 @@ def _changes(scene: Scene, change: str) -> tuple[str, str] | None:
             scene.say("B", "appointment.day_back")
             scene.say("A", "appointment.day_back_yes")
             scene.ask("[Is it {day2} in the end?|Was {day2} kept?]", "no, it is {day1} again")
-            return (scene.text("although {A} {reason}, it stays {day1}, as {day2} is full"),
-                    scene.text("{day2} is full, so {day1} stays"))
+            return (
+                scene.text("although {A} {reason}, it stays {day1}, as {day2} is full"),
+                scene.text("{day2} is full, so {day1} stays"),
+            )
         scene.say("B", "appointment.day_yes")
         scene.ask("[Is it {day1} in the end?|Was {day1} kept?]", "no, now it is {day2}")
         clauses = (scene.text("{day1} is impossible because {A} {reason}"), scene.text("{A} {reason} on {day1}"))
@@ -154,7 +223,10 @@ def invitation(scene: Scene) -> None:
     first, second = sides(scene, ("a lift", "a poster", "a programme"), 1) if comes else ([], [])
     where = "on {day} at {time} {place}"
     if course == "yes":
-        head_1, head_2 = "{B} gladly comes to {event} with {A} " + where, "{A} invites {B} to {event} " + where + " and {B} accepts"
+        head_1, head_2 = (
+            "{B} gladly comes to {event} with {A} " + where,
+            "{A} invites {B} to {event} " + where + " and {B} accepts",
+        )
     elif course == "no":
         head_1 = "{A} invites {B} to {event} " + where + ", but {B} declines because {B} {reason}"
         head_2 = "{B} cannot go to {event} with {A} " + where + ", since {B} {reason}"
@@ -166,7 +238,9 @@ def invitation(scene: Scene) -> None:
         head_2 = "{A} invites {B} to {event} " + where + ". {B} first declines and then accepts"
     scene.summary, scene.reference_2 = join(scene.text(head_1), first), join(scene.text(head_2), second)
     scene.title = scene.text("{B} joins {event}" if comes else "{B} misses {event}")
-    scene.ask("[Does {B} come in the end?|Will {B} be there?]", "yes, {B} is coming" if comes else "no, {B} is not coming")
+    scene.ask(
+        "[Does {B} come in the end?|Will {B} be there?]", "yes, {B} is coming" if comes else "no, {B} is not coming"
+    )
     if course != "yes":
         scene.ask("[What is the problem?|Why does {B} hesitate?]", "{B} {reason}")
     scene.ask("[What is it about?|Where does {A} want to go?]", "{A} wants to go to {event}")
@@ -205,5 +279,9 @@ def delay(scene: Scene) -> None:
     scene.ask("[How late is {A} in the end?|How many minutes?]", "{minutes} minutes")
     scene.ask("[Why is {A} late?|What happened?]", "because {cause}")
     scene.ask("[What is {A} late for?|What will {A} miss?]", "{A} is late for {event}")
-    scene.ask("[What does {B} decide?|What will {B} do?]",
-              {"wait": "{B} is waiting {place1}", "start": "{B} is not waiting", "move": "{B} wants {day2} at {time2}"}[outcome])
+    scene.ask(
+        "[What does {B} decide?|What will {B} do?]",
+        {"wait": "{B} is waiting {place1}", "start": "{B} is not waiting", "move": "{B} wants {day2} at {time2}"}[
+            outcome
+        ],
+    )

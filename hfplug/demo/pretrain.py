@@ -6,7 +6,8 @@ base up to the rounding of the machine. It says at the end how long it took and 
 card.
 
 The matrices are trained with Muon (Jordan et al. 2024, as in ``torch.optim``), the rest with AdamW; the
-forward pass runs in bfloat16 where the processor has units for it, the weights stay float32.
+forward pass runs in bfloat16 where the processor has units for it, the weights stay float32. The first
+steps are short lines to repeat: copying is learnt there in a minute, on whole dialogues hardly at all.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from hfplug.demo.model_card import model_card
-from hfplug.demo.pretrain_tasks import Example, examples
+from hfplug.demo.pretrain_tasks import Example, examples, short_examples
 from hfplug.demo.vocabulary import SENTINELS, train_tokenizer
 
 VOCABULARY = 2560
@@ -37,15 +38,15 @@ Pair = tuple[list[int], list[int]]  # input ids, target ids, both with </s> at t
 
 
 def config() -> T5Config:
-    """A T5 v1.1 of 4.6 million parameters: four layers each side, width 192, tied embeddings."""
+    """A T5 v1.1 of 4.2 million parameters: four encoder and two decoder layers, width 224, tied embeddings."""
     return T5Config(
         vocab_size=VOCABULARY,
-        d_model=192,
+        d_model=224,
         d_kv=32,
-        num_heads=6,
+        num_heads=7,
         d_ff=512,
         num_layers=4,
-        num_decoder_layers=4,
+        num_decoder_layers=2,
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=True,
         dropout_rate=0.0,
@@ -118,22 +119,30 @@ def collate(group: list[Pair]) -> dict[str, torch.Tensor]:
     }
 
 
-def optimizers(model: T5ForConditionalGeneration, peak: float, kind: str) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers and AdamW for the rest, or AdamW for all."""
-    named = list(model.named_parameters())
+def optimizers(model: T5ForConditionalGeneration, peak: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for the rest, every group with its ``share`` of the rate.
 
-    def hidden(name: str, parameter: torch.Tensor) -> bool:
-        return kind == "muon" and parameter.ndim == 2 and not {"shared", "relative_attention_bias"} & set(name.split("."))
+    Shares follow the size that T5 gives a parameter at the start (Adafactor's relative steps, which T5 was
+    made for, do the same): large for embeddings and norms, small for queries, because T5 does not divide
+    attention scores by the square root of the head's width but starts its queries smaller by as much.
+    """
+    groups: dict[str, list[torch.nn.Parameter]] = {"matrix": [], "query": [], "embedding": [], "bias": []}
+    for name, parameter in model.named_parameters():
+        if name.endswith("relative_attention_bias.weight"):
+            groups["bias"].append(parameter)
+        elif name.endswith(("shared.weight", "layer_norm.weight")):
+            groups["embedding"].append(parameter)
+        else:
+            groups["query" if name.endswith(".q.weight") else "matrix"].append(parameter)
+    matrices = [{"params": groups["matrix"], "share": 1.0}, {"params": groups["query"], "share": 0.18}]
+    rest = [{"params": groups["embedding"], "share": 4.0}, {"params": groups["bias"], "share": 1.0}]
+    return [
+        torch.optim.Muon(matrices, lr=peak, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=peak, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
 
-    matrices = [parameter for name, parameter in named if hidden(name, parameter)]
-    rest = [parameter for name, parameter in named if not hidden(name, parameter)]
-    adam = torch.optim.AdamW(rest, lr=peak, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    if not matrices:
-        return [adam]
-    return [torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"), adam]
 
-
-def rate(step: int, steps: int, warmup: int = 100) -> float:
+def rate(step: int, steps: int, warmup: int = 50) -> float:
     """Share of the peak learning rate: up, flat for a third, then straight down to nothing."""
     if step < warmup:
         return (step + 1) / warmup
@@ -170,7 +179,7 @@ def save(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, 
     os.replace(fresh, out)
 
 
-def pretrain(out: Path, steps: int, batch: int, peak: float, seed: int, kind: str, save_every: int) -> dict:
+def pretrain(out: Path, steps: int, batch: int, peak: float, seed: int, short_steps: int, save_every: int) -> dict:
     """Make the tokenizer and the base, and write both to ``out``.
 
     Returns:
@@ -186,19 +195,27 @@ def pretrain(out: Path, steps: int, batch: int, peak: float, seed: int, kind: st
         max_new_tokens=64, do_sample=False, num_beams=1, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0
     )
     unseen = [pair for pair in itertools.islice(encoded(tokenizer, examples(seed + 2), seed), 160)]
+    short = batches(encoded(tokenizer, short_examples(seed + 3), seed), batch, seed)
     stream = batches(encoded(tokenizer, examples(seed), seed), batch, seed)
-    train_with = optimizers(model, peak, kind)
+    train_with = optimizers(model, peak)
     model.train()
     facts: dict = {
-        "parameters": model.num_parameters(), "steps": steps, "batch": batch, "peak_learning_rate": peak,
-        "optimizer": kind, "seed": seed, "threads": torch.get_num_threads(), "torch": torch.__version__, "losses": [],
+        "parameters": model.num_parameters(),
+        "steps": steps,
+        "batch": batch,
+        "peak_learning_rate": peak,
+        "short_steps": short_steps,
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "losses": [],
     }
     recent: list[float] = []
     for step in range(steps):
         for optimizer in train_with:
             for group in optimizer.param_groups:
-                group["lr"] = peak * rate(step, steps)
-        rows = next(stream)
+                group["lr"] = peak * rate(step, steps) * group["share"]
+        rows = next(short if step < short_steps else stream)
         with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported()):
             loss = model(**rows).loss
         loss.backward()
@@ -225,14 +242,14 @@ def main() -> None:
     """Read the flags and pretrain."""
     parser = argparse.ArgumentParser(prog="python -m hfplug.demo.pretrain", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write the base to")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak learning rate")
-    parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=5e-3, help="peak learning rate")
+    parser.add_argument("--short-steps", type=int, default=350, help="steps of short lines before the rest")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=500)
     flags = parser.parse_args()
-    pretrain(flags.out, flags.steps, flags.batch, flags.learning_rate, flags.seed, flags.optimizer, flags.save_every)
+    pretrain(flags.out, flags.steps, flags.batch, flags.learning_rate, flags.seed, flags.short_steps, flags.save_every)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 
 from hfplug.demo.scene import Scene
+from hfplug.demo.words import syllable_names
 from hfplug.demo.world import dialogue_text, scenes
 
 Example = tuple[str, str]  # prompt, target; an empty target stands for denoising the prompt
@@ -35,6 +36,15 @@ def examples(seed: int) -> Iterator[Example]:
         yield _MAKERS[kind](rng, scene, turns)
 
 
+def short_examples(seed: int) -> Iterator[Example]:
+    """Lines and lists of names to repeat, without end: what the first steps teach."""
+    rng = random.Random(f"hfplug demo short lines {seed}")
+    for scene, turns in scenes("pretrain", seed):
+        yield _replace(rng, scene, turns)
+        names = " ".join(rng.sample(syllable_names(), rng.randint(2, 6)))
+        yield f"Repeat.\n\n{names}", names
+
+
 def _prompt(rng: random.Random, turns: list[tuple[str, str]], request: str) -> str:
     """Lead, dialogue, request: in the layout that instruction prompts usually have."""
     dialogue = dialogue_text(turns)
@@ -47,8 +57,8 @@ def _prompt(rng: random.Random, turns: list[tuple[str, str]], request: str) -> s
 
 
 def _questions(rng: random.Random, scene: Scene, turns: list[tuple[str, str]]) -> Example:
-    """One to four questions; the answers in their order, as a list or as sentences."""
-    chosen = rng.sample(scene.questions, min(len(scene.questions), rng.choice((1, 2, 3, 3, 4))))
+    """One to six questions; the answers in their order, as a list or as sentences."""
+    chosen = rng.sample(scene.questions, min(len(scene.questions), rng.choice((1, 2, 3, 4, 5, 6))))
     asked = " ".join(question for question, _ in chosen)
     answers = [answer for _, answer in chosen]
     if rng.random() < 0.5:

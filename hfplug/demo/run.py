@@ -24,9 +24,7 @@ EPOCHS = 4.0
 BATCH_SIZE = 16
 
 
-def demo_settings(
-    out: Path, *, methods: Sequence[str], task: str = "summary", seed: int = 42
-) -> StudySettings:
+def demo_settings(out: Path, *, methods: Sequence[str], task: str = "summary", seed: int = 42) -> StudySettings:
     """The study that the demo runs.
 
     Args:

@@ -32,8 +32,7 @@ STREETS = "Mill Oak River Station Church Garden Harbour King Lake Park School Hi
 ADJECTIVES = "Blue Golden Old Green Silver Red White Little Black Quiet Lucky Royal".split()
 NOUNS = "Lion Door Lantern Anchor Rose Table Crown Star Fox Swan Bell Olive".split()
 CITIES = (
-    "Lisbon Oslo Vienna Madrid Prague Rome Dublin Athens Berlin Paris Geneva Porto Krakow Turin Bergen "
-    "Seville"
+    "Lisbon Oslo Vienna Madrid Prague Rome Dublin Athens Berlin Paris Geneva Porto Krakow Turin Bergen Seville"
 ).split()
 PUBLIC_PLACES = (
     "in the library",

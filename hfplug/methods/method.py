@@ -337,9 +337,7 @@ def resolve_method(method: str | TuningMethod, settings: Mapping[str, Any] | Non
 
 
 def _unknown_setting(cls: type[TuningMethod], key: str, own: list[str]) -> str:
-    owners = [
-        name for name, other in _REGISTRY.items() if key in {field.name for field in dataclasses.fields(other)}
-    ]
+    owners = [name for name, other in _REGISTRY.items() if key in {field.name for field in dataclasses.fields(other)}]
     settings = ", ".join(own) or "none"
     if owners:
         return f"{key} is a setting of {', '.join(owners)}, not of {cls.name}, whose settings are: {settings}."

@@ -122,5 +122,3 @@ class PromptTuning(TuningMethod):
         # Padding is on the left, so the ones of the prompt may as well be added on the right of the mask.
         mask = torch.cat([attention_mask, ones], dim=1)
         return base, {"inputs_embeds": torch.stack(rows), "attention_mask": mask}
-
-

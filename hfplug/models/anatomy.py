@@ -125,9 +125,7 @@ def new_modules(model: nn.Module, task_type: str, missing_keys: Iterable[str] = 
     backbone = getattr(model, "base_model_prefix", "")
     if task_type == CLASSIFICATION and backbone and hasattr(model, backbone):
         found += [
-            name
-            for name, child in model.named_children()
-            if name != backbone and any(True for _ in child.parameters())
+            name for name, child in model.named_children() if name != backbone and any(True for _ in child.parameters())
         ]
     for key in missing_keys:
         owner = key.rpartition(".")[0]

@@ -92,9 +92,7 @@ def build_model(
     kind = read_task_type(found.config, task_type)
     chosen.check_task_type(kind)
     model, missing = load_base(found, kind, chosen, dtype=dtype, device_map=device_map)
-    return _apply(
-        model, chosen, kind, missing_keys=missing, base_name=found.name, base_commit=found.commit
-    )
+    return _apply(model, chosen, kind, missing_keys=missing, base_name=found.name, base_commit=found.commit)
 
 
 def apply_method(

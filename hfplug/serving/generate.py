@@ -73,9 +73,7 @@ def generate_texts(
         MethodError: if the model cannot generate.
     """
     if not hasattr(model, "generate"):
-        raise MethodError(
-            f"A {type(model).__name__} does not generate text.", fix="Load a causal or seq2seq model."
-        )
+        raise MethodError(f"A {type(model).__name__} does not generate text.", fix="Load a causal or seq2seq model.")
     was_training = model.training
     model.eval()
     asker = _Asker(model, tokenizer, method, decoding or {}, tuple(stop_token_ids))
@@ -170,9 +168,7 @@ def _generation_config(
     return config
 
 
-def _left_padded(
-    prompts: Sequence[Sequence[int]], pad: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and mask of shape (prompts, longest); on the left, so that every prompt ends where its answer starts."""
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), longest), pad, dtype=torch.long)

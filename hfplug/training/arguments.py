@@ -38,9 +38,7 @@ def flag_name(cls: type[TuningMethod], setting: str) -> str:
     Returns:
         e.g. ``"lora_r"``; a setting that begins with the prefix already keeps its name (``"lora_alpha"``).
     """
-    declaring = next(
-        owner for owner in reversed(cls.__mro__) if setting in getattr(owner, "__annotations__", {})
-    )
+    declaring = next(owner for owner in reversed(cls.__mro__) if setting in getattr(owner, "__annotations__", {}))
     prefix = declaring.flag_prefix  # type: ignore[attr-defined]
     return setting if setting.startswith(f"{prefix}_") else f"{prefix}_{setting}"
 

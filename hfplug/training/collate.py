@@ -20,9 +20,7 @@ IGNORED = -100
 class LengthCollator(DataCollatorForSeq2Seq):
     """``DataCollatorForSeq2Seq`` that leaves the column ``length`` out: models do not take it."""
 
-    def __call__(
-        self, features: Sequence[Mapping[str, Any]], return_tensors: str | None = None
-    ) -> BatchEncoding:
+    def __call__(self, features: Sequence[Mapping[str, Any]], return_tensors: str | None = None) -> BatchEncoding:
         rows = [{key: value for key, value in row.items() if key != "length"} for row in features]
         return super().__call__(rows, return_tensors)
 

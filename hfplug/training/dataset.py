@@ -139,9 +139,7 @@ def pick_split(data: Mapping[str, Dataset], split: str) -> Dataset:
             ) from error
         parts += [data[i.splitname].select(range(i.from_, i.to)) for i in instructions if i.from_ < i.to]
     if not parts:
-        raise DataError(
-            f"The split {split!r} has no rows; there are {_counts(data)}.", fix="Cut it elsewhere."
-        )
+        raise DataError(f"The split {split!r} has no rows; there are {_counts(data)}.", fix="Cut it elsewhere.")
     return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
@@ -184,9 +182,7 @@ def examples_from(dataset: Dataset, task: Task, *, empty_rows: EmptyRows = "erro
             ``"error"``, or no row is left.
     """
     if empty_rows not in ("error", "skip"):
-        raise DataError(
-            f"empty_rows must be 'error' or 'skip'; got {empty_rows!r}.", fix="Pass empty_rows='skip'."
-        )
+        raise DataError(f"empty_rows must be 'error' or 'skip'; got {empty_rows!r}.", fix="Pass empty_rows='skip'.")
     check_columns(dataset, task)
     columns = dict.fromkeys((task.input_column, task.target_column, *task.reference_columns))
     examples: list[Example] = []

@@ -76,12 +76,8 @@ def read_files(paths: Sequence[Path]) -> Dataset:
     try:
         return concatenate_datasets(parts)
     except (ValueError, TypeError, pa.ArrowException) as error:
-        shapes = "; ".join(
-            f"{path.name}: {part.column_names}" for path, part in zip(paths, parts, strict=True)
-        )
-        raise DataError(
-            f"The files of one split have different columns ({shapes}).", fix="Make them alike."
-        ) from error
+        shapes = "; ".join(f"{path.name}: {part.column_names}" for path, part in zip(paths, parts, strict=True))
+        raise DataError(f"The files of one split have different columns ({shapes}).", fix="Make them alike.") from error
 
 
 def _read_jsonl(path: Path) -> Dataset:
@@ -125,8 +121,7 @@ def _refuse_wrapped(path: Path, value: dict[str, Any]) -> None:
     for key, inner in value.items():
         if isinstance(inner, list) and inner and all(isinstance(row, dict) for row in inner):
             raise DataError(
-                f"{path}: a list of objects is needed, one a row; got one object with the keys"
-                f" {list(value)[:8]}.",
+                f"{path}: a list of objects is needed, one a row; got one object with the keys {list(value)[:8]}.",
                 fix=f"Write the {len(inner)} entries under {key!r} into a file of their own.",
             )
 
@@ -242,18 +237,14 @@ def _alike(values: list[Any]) -> list[Any]:
     return values
 
 
-def _mixed_column(
-    path: Path, column: str, values: list[Any], places: list[str], error: Exception
-) -> DataError:
+def _mixed_column(path: Path, column: str, values: list[Any], places: list[str], error: Exception) -> DataError:
     seen: dict[str, str] = {}
     for value, place in zip(values, places, strict=True):
         if value is not None:
             seen.setdefault(_kind(value), place)
     if len(seen) > 1:
         what = " and ".join(f"{kind} ({place})" for kind, place in list(seen.items())[:2])
-        return DataError(
-            f"{path}: column {column!r} holds {what}.", fix="Give all rows the same kind of value there."
-        )
+        return DataError(f"{path}: column {column!r} holds {what}.", fix="Give all rows the same kind of value there.")
     return DataError(
         f"{path}: column {column!r} cannot be stored: {_short(str(error))}.",
         fix="Give all rows the same kind of value there.",

@@ -185,9 +185,7 @@ class Preprocessor:
         """
         return _columns(self._row(text, target))
 
-    def encode_dataset(
-        self, examples: Iterable[Example], *, references: Literal["first", "all"] = "first"
-    ) -> Encoded:
+    def encode_dataset(self, examples: Iterable[Example], *, references: Literal["first", "all"] = "first") -> Encoded:
         """Rows for a Trainer (``train_sampling_strategy="group_by_length"`` reads their ``length``).
 
         Args:
@@ -199,21 +197,15 @@ class Preprocessor:
             The rows (columns ``input_ids``, ``attention_mask``, ``labels``, ``length``) and the report.
         """
         if references not in ("first", "all"):
-            raise DataError(
-                f"references must be 'first' or 'all'; got {references!r}.", fix="Pass references='first'."
-            )
+            raise DataError(f"references must be 'first' or 'all'; got {references!r}.", fix="Pass references='first'.")
         rows = [
             self._row(example.text, target)
             for example in examples
             for target in (example.references if references == "all" else example.references[:1])
         ]
         ids = List(Value("int32"))
-        features = Features(
-            input_ids=ids, attention_mask=List(Value("int8")), labels=ids, length=Value("int32")
-        )
-        return Encoded(
-            Dataset.from_list([_columns(row) for row in rows], features=features), self._report(rows)
-        )
+        features = Features(input_ids=ids, attention_mask=List(Value("int8")), labels=ids, length=Value("int32"))
+        return Encoded(Dataset.from_list([_columns(row) for row in rows], features=features), self._report(rows))
 
     def _report(self, rows: Sequence[_Row]) -> EncodingReport:
         targets = sum(row.target_tokens for row in rows) if self.encoder_decoder else 0

@@ -157,8 +157,7 @@ def _hub_error(source: str, revision: str | None, error: Exception) -> DataError
         )
     if isinstance(error, (ConnectionError, TimeoutError)) or "offline" in text.lower():
         return DataError(
-            f"The data set {source!r}{at} is not on this machine and the Hub cannot be reached:"
-            f" {_first_line(error)}.",
+            f"The data set {source!r}{at} is not on this machine and the Hub cannot be reached: {_first_line(error)}.",
             fix="Connect to a network, or pass a local file or folder.",
         )
     return DataError(

@@ -22,9 +22,7 @@ from transformers import (
 
 def _t5() -> PreTrainedModel:
     return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=64, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4, decoder_start_token_id=0
-        )
+        T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4, decoder_start_token_id=0)
     )
 
 

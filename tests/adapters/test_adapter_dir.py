@@ -168,9 +168,7 @@ def test_a_missing_shard_is_named(tmp_path: Path, make_model: MakeModel) -> None
 
 def test_an_index_that_names_a_file_elsewhere_is_refused(tmp_path: Path, make_model: MakeModel) -> None:
     make_model().save_pretrained(tmp_path / "full", max_shard_size="10KB")
-    (tmp_path / "full" / "model.safetensors.index.json").write_text(
-        '{"weight_map": {"a": "../x.safetensors"}}'
-    )
+    (tmp_path / "full" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x.safetensors"}}')
     with pytest.raises(UnsafeFileError, match="names no shards"):
         AdapterDir.open(tmp_path / "full")
 
@@ -183,9 +181,7 @@ def test_a_link_that_leaves_the_folder_is_refused(make_small_source: MakeFolder,
         AdapterDir.open(folder)
 
 
-def test_the_links_of_the_hub_cache_are_fine_and_copied_as_files(
-    make_small_source: MakeFolder, tmp_path: Path
-) -> None:
+def test_the_links_of_the_hub_cache_are_fine_and_copied_as_files(make_small_source: MakeFolder, tmp_path: Path) -> None:
     source = make_small_source()
     snapshot = tmp_path / "models--a--b" / "snapshots" / ("c" * 40)
     blobs = tmp_path / "models--a--b" / "blobs"
@@ -199,9 +195,7 @@ def test_the_links_of_the_hub_cache_are_fine_and_copied_as_files(
 
 
 @pytest.mark.parametrize("library", ["os", "evil.transformers", "transformersx"])
-def test_a_configuration_that_imports_other_code_is_refused(
-    make_small_source: MakeFolder, library: str
-) -> None:
+def test_a_configuration_that_imports_other_code_is_refused(make_small_source: MakeFolder, library: str) -> None:
     folder = make_small_source()
     mapping = {"base_model_class": "system", "parent_library": library}
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "auto_mapping": mapping}))
@@ -213,9 +207,7 @@ def test_a_configuration_without_a_task_that_names_a_class_of_transformers_is_fi
     tmp_path: Path, make_model: MakeModel
 ) -> None:
     get_peft_model(make_model(), LoraConfig(target_modules=["q"])).save_pretrained(tmp_path / "a")
-    assert (
-        AdapterDir.open(tmp_path / "a").config["auto_mapping"]["parent_library"].startswith("transformers.")
-    )
+    assert AdapterDir.open(tmp_path / "a").config["auto_mapping"]["parent_library"].startswith("transformers.")
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -251,9 +243,7 @@ def test_what_is_written_reads_back_whole_and_loads_in_plain_peft(
         assert torch.equal(loaded(input_ids=ids, labels=ids).logits, expected)
 
 
-def test_a_fully_tuned_model_is_written_and_loads_in_plain_transformers(
-    tmp_path: Path, make_model: MakeModel
-) -> None:
+def test_a_fully_tuned_model_is_written_and_loads_in_plain_transformers(tmp_path: Path, make_model: MakeModel) -> None:
     model = make_model()
     model.save_pretrained(tmp_path / "checkpoint", max_shard_size="10KB")
     written = AdapterDir.write(
@@ -270,9 +260,7 @@ def test_an_adapter_can_be_written_from_a_configuration_and_tensors(tmp_path: Pa
     assert torch.equal(load_file(written.weights[0])["x.lora_A.weight"], weights["x.lora_A.weight"])
 
 
-def test_a_configuration_given_replaces_that_of_the_source(
-    tmp_path: Path, make_small_source: MakeFolder
-) -> None:
+def test_a_configuration_given_replaces_that_of_the_source(tmp_path: Path, make_small_source: MakeFolder) -> None:
     config = {"peft_type": "LORA", "base_model_name_or_path": "a/b", "revision": "r"}
     written = AdapterDir.write(tmp_path / "a", source=make_small_source(), config=config)
     assert (written.config, written.base_name, written.base_revision) == (config, "a/b", "r")
@@ -303,9 +291,7 @@ def test_tokenizer_files_can_be_chosen(tmp_path: Path, make_small_source: MakeFo
 
 
 @pytest.mark.parametrize("name", ["spiece.bin", "added.pkl", "x.pt"])
-def test_a_pickle_that_is_asked_for_is_refused(
-    tmp_path: Path, make_small_source: MakeFolder, name: str
-) -> None:
+def test_a_pickle_that_is_asked_for_is_refused(tmp_path: Path, make_small_source: MakeFolder, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UnsafeFileError, match="is a pickle"):
         AdapterDir.write(tmp_path / "a", source=make_small_source(), tokenizer_files=[tmp_path / name])
@@ -314,9 +300,7 @@ def test_a_pickle_that_is_asked_for_is_refused(
     assert not (tmp_path / "a").exists()
 
 
-def test_the_same_adapter_again_refreshes_our_files_only(
-    tmp_path: Path, make_small_source: MakeFolder
-) -> None:
+def test_the_same_adapter_again_refreshes_our_files_only(tmp_path: Path, make_small_source: MakeFolder) -> None:
     source = make_small_source()
     AdapterDir.write(tmp_path / "a", source=source, record=Record(method="lora", steps=1))
     weights = (tmp_path / "a" / "adapter_model.safetensors").stat()
@@ -327,9 +311,7 @@ def test_the_same_adapter_again_refreshes_our_files_only(
     assert sorted(os.listdir(tmp_path)) == ["a", "source"]
 
 
-def test_module_names_in_another_order_are_the_same_adapter(
-    tmp_path: Path, make_small_source: MakeFolder
-) -> None:
+def test_module_names_in_another_order_are_the_same_adapter(tmp_path: Path, make_small_source: MakeFolder) -> None:
     source = make_small_source()
     for modules in (["q", "v"], ["v", "q"]):
         config = {"peft_type": "LORA", "target_modules": modules}
@@ -349,9 +331,7 @@ def test_another_adapter_is_kept_beside_the_new_one(
     assert "is kept at" in caplog.text
 
 
-def test_what_a_user_keeps_in_the_folder_is_carried_over(
-    tmp_path: Path, make_small_source: MakeFolder
-) -> None:
+def test_what_a_user_keeps_in_the_folder_is_carried_over(tmp_path: Path, make_small_source: MakeFolder) -> None:
     target = AdapterDir.write(tmp_path / "a", source=make_small_source("s0", 0.0)).path
     (target / "notes.txt").write_text("mine")
     (target / "plots" / "deep").mkdir(parents=True)
@@ -385,9 +365,7 @@ def test_a_readme_that_cannot_be_merged_with_is_left_and_the_adapter_is_written(
     assert "left as it is" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "names", [["notes.txt"], ["config.json", "model.safetensors"], ["trainer_state.json"]]
-)
+@pytest.mark.parametrize("names", [["notes.txt"], ["config.json", "model.safetensors"], ["trainer_state.json"]])
 def test_a_folder_of_something_else_is_not_written_to(
     tmp_path: Path, make_small_source: MakeFolder, names: list[str]
 ) -> None:

@@ -150,9 +150,7 @@ def test_a_kill_between_the_two_renames_is_put_right(tmp_path: Path, dead: str) 
     assert _read(tmp_path / "adapter.previous-1") == "old"
 
 
-def test_a_restarted_container_with_the_same_process_number_is_another_process(
-    tmp_path: Path, dead: str
-) -> None:
+def test_a_restarted_container_with_the_same_process_number_is_another_process(tmp_path: Path, dead: str) -> None:
     host = dead.split("-")[0]
     _fill(tmp_path / f".adapter.new-{host}-{os.getpid()}-0123abcd-0", "half")
     atomic.sweep(tmp_path / "adapter")
@@ -176,9 +174,7 @@ def test_linux_swaps_two_folders_in_one_step(tmp_path: Path) -> None:
         atomic.exchange(one, tmp_path / "absent")
 
 
-def test_a_failed_second_rename_puts_the_old_folder_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_second_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = _fill(tmp_path / "adapter", "old")
     new = _fill(atomic.make_temporary_folder(target), "new")
     monkeypatch.setattr(atomic, "exchange", lambda one, other: False)

@@ -198,9 +198,7 @@ EVIL = [
 
 @pytest.mark.parametrize("text", EVIL)
 def test_no_dialogue_can_break_the_page(make_adapter: Callable[..., AdapterDir], text: str) -> None:
-    record = Record(
-        method="lora", notes=(text,), examples=({"input": text, "output": text},), data={"source": text}
-    )
+    record = Record(method="lora", notes=(text,), examples=({"input": text, "output": text},), data={"source": text})
     task = Task(name="summary", prompt=f"{text} {{dialogue}}")
     card = render_card(make_adapter(record=record, task=task))
     names = re.findall("<!-- hfplug:begin ([a-z-]+) -->", card)
@@ -246,9 +244,7 @@ def test_a_metric_that_is_missing_or_bookkeeping_is_not_shown(
 
 def test_the_card_of_a_fully_tuned_model_uses_transformers(tmp_path: Path, make_model: Any) -> None:
     make_model("bert").save_pretrained(tmp_path / "source")
-    adapter = AdapterDir.write(
-        tmp_path / "full", source=tmp_path / "source", record=Record(method="full", base="a/b")
-    )
+    adapter = AdapterDir.write(tmp_path / "full", source=tmp_path / "source", record=Record(method="full", base="a/b"))
     card = (adapter.path / "README.md").read_text(encoding="utf-8")
     front = _front(card)
     assert front["library_name"] == "transformers"

@@ -43,18 +43,14 @@ T5_CONFIGS = {
     "lora": LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q", "v"]),
     "dora": LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules="all-linear", use_dora=True),
     "lora on the embedding": LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q", "shared"]),
-    "saved modules": LoraConfig(
-        task_type="SEQ_2_SEQ_LM", target_modules=["q"], modules_to_save=["shared", "lm_head"]
-    ),
+    "saved modules": LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["q"], modules_to_save=["shared", "lm_head"]),
     "lora and new tokens": LoraConfig(
         task_type="SEQ_2_SEQ_LM", target_modules=["q"], trainable_token_indices={"shared": [1, 2]}
     ),
     "without a task": LoraConfig(target_modules=["q"]),
     "ia3": IA3Config(task_type="SEQ_2_SEQ_LM"),
     "norms": LNTuningConfig(task_type="SEQ_2_SEQ_LM", target_modules=["layer_norm"]),
-    "tokens": TrainableTokensConfig(
-        task_type="SEQ_2_SEQ_LM", target_modules=["shared"], token_indices=[1, 2]
-    ),
+    "tokens": TrainableTokensConfig(task_type="SEQ_2_SEQ_LM", target_modules=["shared"], token_indices=[1, 2]),
     "prompt": PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=4),
     "prefix": PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=4),
 }

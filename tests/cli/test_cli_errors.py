@@ -77,11 +77,21 @@ def test_a_missing_extra(capsys, rows, small_base, monkeypatch):
     import importlib.util
 
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else real(name, *a))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else real(name, *a)
+    )
     line = refused(
         capsys,
         *study(
-            rows, "--methods", "qlora", "--train-split", "train[:1]", "--eval-split", "train[1:]", "--max-steps", "1",
+            rows,
+            "--methods",
+            "qlora",
+            "--train-split",
+            "train[:1]",
+            "--eval-split",
+            "train[1:]",
+            "--max-steps",
+            "1",
             base=str(small_base),
         ),  # fmt: skip
     )

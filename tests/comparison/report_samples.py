@@ -64,9 +64,7 @@ def sample_report(**changes: Any) -> Report:
     variants = [
         Variant(
             name=name,
-            kind={"base": "base", "full": "full", "first_turns": "baseline", "human": "human"}.get(
-                name, "adapter"
-            ),
+            kind={"base": "base", "full": "full", "first_turns": "baseline", "human": "human"}.get(name, "adapter"),
             method=name if name in _TRAINING else None,
             metrics=compared[name].metrics,
             improvement=compared[name].improvement,

@@ -72,9 +72,7 @@ def test_references_inside_the_drawings_lead_somewhere_and_names_are_unique(page
     attributes = _seen(page).attributes
     names = [value for name, value in attributes if name == "id"]
     assert len(names) == len(set(names))
-    used = {value[1:] for name, value in attributes if name == "href"} | set(
-        re.findall(r"url\(#(.+?)\)", page)
-    )
+    used = {value[1:] for name, value in attributes if name == "href"} | set(re.findall(r"url\(#(.+?)\)", page))
     assert used <= set(names)
 
 
@@ -98,9 +96,7 @@ def test_the_page_has_all_tables_plots_and_at_most_ten_examples(page: str) -> No
         "Quality against trainable parameters",
         "Quality against training time",
     ]
-    assert {"ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum", "Training loss", "Evaluation loss"} <= set(
-        seen.texts
-    )
+    assert {"ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum", "Training loss", "Evaluation loss"} <= set(seen.texts)
     assert seen.tags.count("svg") == 9
     assert page.count('class="example"') == 10
 

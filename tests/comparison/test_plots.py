@@ -33,9 +33,7 @@ def test_names_in_the_scatter_do_not_overlap(size: int) -> None:
     report = _crowd(size)
     placed = [variant for variant in report.variants if variant.trainable_parameters]
     with matplotlib.rc_context(STYLE):
-        figure = draw_scatter(
-            report, "rouge1", placed, lambda v: v.trainable_parameters, str, "parameters", "log"
-        )
+        figure = draw_scatter(report, "rouge1", placed, lambda v: v.trainable_parameters, str, "parameters", "log")
         figure.draw_without_rendering()
         (axes,) = figure.axes
         boxes = [text.get_window_extent() for text in axes.texts]
@@ -48,16 +46,12 @@ def test_names_in_the_scatter_do_not_overlap(size: int) -> None:
 
 def test_points_of_one_cost_stand_side_by_side() -> None:
     report = sample_report()
-    drawn = next(
-        plot.svg for plot in draw_plots(report) if plot.title == "Quality against trainable parameters"
-    )
+    drawn = next(plot.svg for plot in draw_plots(report) if plot.title == "Quality against trainable parameters")
     assert report.variants[2].trainable_parameters == report.variants[3].trainable_parameters
     places = {
         float(x)
         for colour in ("2", "3")  # lora and qlora
-        for x in re.findall(
-            rf'<use href="[^"]*" x="([\d.]+)"[^>]*style="fill: var\(--series-{colour}\)', drawn
-        )
+        for x in re.findall(rf'<use href="[^"]*" x="([\d.]+)"[^>]*style="fill: var\(--series-{colour}\)', drawn)
     }
     assert len(places) == 2
     assert max(places) - min(places) < 10

@@ -100,9 +100,7 @@ def test_a_changed_base_is_said_loudly_and_an_unchecked_one_honestly(tmp_path: P
     assert "base untouched: not checked" in write_report(unchecked, tmp_path, plots="never")["md"].read_text()
 
 
-def test_without_matplotlib_the_page_says_what_to_type_unless_plots_were_asked_for(
-    tmp_path: Path, monkeypatch
-) -> None:
+def test_without_matplotlib_the_page_says_what_to_type_unless_plots_were_asked_for(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"hfplug\[plots\]"):
         write_report(sample_report(), tmp_path, plots="always")

@@ -99,7 +99,9 @@ def test_each_adapter_carries_its_task(finished):
 
 
 def test_the_report_opens_in_all_its_forms(finished):
-    assert {path.name for path in finished.glob("report.*")} == {f"report.{kind}" for kind in ("json", "csv", "md", "html")}
+    assert {path.name for path in finished.glob("report.*")} == {
+        f"report.{kind}" for kind in ("json", "csv", "md", "html")
+    }
 
 
 def test_a_finished_study_is_not_trained_again(finished, small_base, dialogues):
@@ -150,9 +152,7 @@ def test_a_wrong_column_is_refused_with_the_columns_there_are(small_base, dialog
 
 def test_learning_rates_of_methods_that_are_not_trained_are_refused(small_base, dialogues, tmp_path):
     with pytest.raises(StudyError, match="'lora'"):
-        settings_for(
-            small_base, dialogues, tmp_path, methods=(resolve_method("full"),), learning_rates={"lora": 1e-3}
-        )
+        settings_for(small_base, dialogues, tmp_path, methods=(resolve_method("full"),), learning_rates={"lora": 1e-3})
 
 
 def test_the_lab_preset_names_methods_flags_that_exist():

@@ -32,9 +32,7 @@ def _row(length: int, labels: list[int] | None = None) -> dict:
 
 
 def test_inputs_are_padded_to_the_longest_and_labels_with_minus_100():
-    batch = make_collator(_tokenizer(eos_token="</s>", pad_token="<pad>"))(
-        [_row(4, [5, 1]), _row(2, [6, 7, 1])]
-    )
+    batch = make_collator(_tokenizer(eos_token="</s>", pad_token="<pad>"))([_row(4, [5, 1]), _row(2, [6, 7, 1])])
     assert batch["input_ids"].tolist() == [[2, 3, 4, 5], [2, 3, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert batch["labels"].tolist() == [[5, 1, -100], [6, 7, 1]]

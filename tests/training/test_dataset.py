@@ -42,9 +42,7 @@ def _file(folder: Path, name: str, content: str | bytes) -> str:
 # -- what can be read -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["rows.jsonl", "rows.json", "list.json", "rows.csv", "rows.tsv", "rows.parquet"]
-)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "list.json", "rows.csv", "rows.tsv", "rows.parquet"])
 def test_the_same_rows_come_out_of_every_kind_of_file(tmp_path, name):
     path = tmp_path / name
     if name == "list.json":
@@ -101,9 +99,7 @@ def test_a_column_may_hold_one_reference_here_and_several_there(tmp_path):
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     for name, text in (("a.csv", "dialogue,summary\na,b\n"), ("a.jsonl", _jsonl([{"dialogue": "a"}]))):
-        assert (
-            load_data(_file(tmp_path, name, b"\xef\xbb\xbf" + text.encode()))["train"][0]["dialogue"] == "a"
-        )
+        assert load_data(_file(tmp_path, name, b"\xef\xbb\xbf" + text.encode()))["train"][0]["dialogue"] == "a"
 
 
 def test_a_field_longer_than_the_csv_module_allows_is_read_and_the_limit_put_back(tmp_path):
@@ -199,9 +195,7 @@ def test_a_hub_id_that_cannot_be_reached_says_so(monkeypatch):
     ("error", "said"),
     [
         (
-            ValueError(
-                "Config name is missing.\nPlease pick one among the available configs: ['1.0.0', '3.0.0']"
-            ),
+            ValueError("Config name is missing.\nPlease pick one among the available configs: ['1.0.0', '3.0.0']"),
             "['1.0.0', '3.0.0']. Pass one after a colon, e.g. owner/rows:NAME",
         ),
         (datasets.exceptions.DatasetNotFoundError("Dataset doesn't exist"), "hf auth login"),
@@ -225,9 +219,7 @@ def test_a_configuration_is_named_after_a_colon(monkeypatch):
     monkeypatch.setattr(
         datasets,
         "load_dataset",
-        lambda *args, **kwargs: (
-            asked.append((args, kwargs)) or DatasetDict({"train": Dataset.from_list(ROWS)})
-        ),
+        lambda *args, **kwargs: asked.append((args, kwargs)) or DatasetDict({"train": Dataset.from_list(ROWS)}),
     )
     assert load_data("owner/rows:3.0.0", revision="v2")["train"].num_rows == 10
     assert asked == [(("owner/rows", "3.0.0"), {"revision": "v2"})]
@@ -311,9 +303,7 @@ def test_with_one_split_the_error_shows_how_to_cut_it():
 
 
 def test_without_a_split_to_score_on_the_error_lists_the_splits():
-    with pytest.raises(
-        DataError, match=r"no split 'test'; there are 'train' \(10 rows\), 'extra' \(10 rows\)"
-    ):
+    with pytest.raises(DataError, match=r"no split 'test'; there are 'train' \(10 rows\), 'extra' \(10 rows\)"):
         default_splits({"train": Dataset.from_list(ROWS), "extra": Dataset.from_list(ROWS)})
 
 

@@ -55,9 +55,7 @@ def _gpt() -> PreTrainedTokenizerFast:
 def _bos_eos() -> PreTrainedTokenizerFast:
     """Like Llama's with add_eos_token: ``<s> ... </s>`` around everything."""
     inner = _bpe(["<s>", "</s>"])
-    inner.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-    )
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
 
 
@@ -71,9 +69,7 @@ def _metaspace() -> PreTrainedTokenizerFast:
         trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False),
     )
     inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def _chat(template: str = CHATML) -> PreTrainedTokenizerFast:
@@ -185,9 +181,7 @@ def test_a_long_dialogue_loses_its_last_turns_and_the_instruction_stays(kind):
 
 def test_the_target_is_not_cut_for_a_long_dialogue(kind):
     tokenizer, encoder_decoder = kind
-    made = Preprocessor(
-        TASK, tokenizer, encoder_decoder=encoder_decoder, max_input_tokens=300, max_target_tokens=100
-    )
+    made = Preprocessor(TASK, tokenizer, encoder_decoder=encoder_decoder, max_input_tokens=300, max_target_tokens=100)
     assert _answer(made.train_example(DIALOGUE, TARGET)) == _answer(made.train_example("Hi.", TARGET))
 
 
@@ -377,9 +371,7 @@ def test_real_dialogues_are_cut_at_the_end_of_a_turn():
         assert example.text.startswith(kept)
 
 
-@pytest.mark.skipif(
-    "HFPLUG_TEST_CHAT_MODEL" not in os.environ, reason="HFPLUG_TEST_CHAT_MODEL names no folder"
-)
+@pytest.mark.skipif("HFPLUG_TEST_CHAT_MODEL" not in os.environ, reason="HFPLUG_TEST_CHAT_MODEL names no folder")
 def test_a_real_chat_tokenizer_round_trips():
     from transformers import AutoTokenizer
 
