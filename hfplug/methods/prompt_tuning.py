@@ -93,10 +93,19 @@ class PromptTuning(TuningMethod):
 
     @contextlib.contextmanager
     def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:
-        # disable_adapter() switches off forward but not generate, so the base itself is handed out; it is
-        # needed all the same for a trained head, which sits inside the base.
-        with model.disable_adapter():  # type: ignore[operator]
-            yield model.get_base_model()  # type: ignore[operator]
+        # Not model.disable_adapter(): it switches off forward but not generate, and fails on classifiers. The base
+        # has no prompt in it; only a trained head sits inside, and is switched off by itself.
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
+        base = model.get_base_model()  # type: ignore[operator]
+        heads = [module for module in base.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+        for head in heads:
+            head.enable_adapters(False)
+        try:
+            yield base
+        finally:
+            for head in heads:
+                head.enable_adapters(True)
 
     def generation_inputs(
         self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor
