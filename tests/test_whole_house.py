@@ -50,7 +50,11 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
         "classification": BertForSequenceClassification(
             BertConfig(
-                vocab_size=64, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+                vocab_size=64,
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
                 num_labels=3,
             )  # fmt: skip
         ),
@@ -157,8 +161,8 @@ def test_saved_and_loaded_it_gives_the_same_logits(trained, method, kind):
 def test_plain_peft_loads_it_too(trained, bases, method, kind):
     from peft import PeftModel
 
-    from hfplug.models.factory import load_base, resolve_base
     from hfplug.models.base import read_task_type
+    from hfplug.models.factory import load_base, resolve_base
 
     model, _, folder = trained(method, kind)
     if AdapterDir.open(folder).kind == "full":
@@ -218,7 +222,9 @@ def test_flags_survive_command_line_json_and_yaml(method, tmp_path):
         elif isinstance(field.default, tuple):
             values[field.name] = ("attention", "feed_forward")
         elif isinstance(field.default, (int, float)):
-            values[field.name] = type(field.default)(field.metadata["low"] + (1 if isinstance(field.default, int) else 0.1))
+            values[field.name] = type(field.default)(
+                field.metadata["low"] + (1 if isinstance(field.default, int) else 0.1)
+            )
         else:
             values[field.name] = "what it asks for: 50 %"
     wanted = cls.from_settings(values)

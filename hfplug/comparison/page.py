@@ -61,9 +61,7 @@ def render_page(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    html = environment.from_string(
-        TEMPLATE.read_text(encoding="utf-8")
-    ).render(
+    html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
         summary=summary(report),
         untouched=untouched(report),

@@ -8,6 +8,7 @@ splits each from their own list of real names.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import cache
 
 TRAIN_NAMES = (
@@ -113,7 +114,7 @@ def names_of(split: str) -> tuple[str, ...]:
     return tuple(TRAIN_NAMES if split == "train" else HELD_OUT_NAMES)
 
 
-def two(rng: random.Random, draw) -> tuple[str, str]:
+def two(rng: random.Random, draw: Callable[[random.Random], str]) -> tuple[str, str]:
     """Two different values from ``draw(rng)``."""
     first = draw(rng)
     second = draw(rng)

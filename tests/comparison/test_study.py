@@ -166,7 +166,8 @@ def test_the_lab_preset_names_methods_flags_that_exist():
 def test_a_study_killed_in_training_goes_on_to_the_same_result(small_base, dialogues, tmp_path):
     """SIGKILL after the first checkpoint; the same command then gives what an unbroken run gives."""
     command = [
-        sys.executable, "-m", "hfplug", "study", "--base", str(small_base), "--data", str(dialogues), "--methods", "lora",
+        sys.executable, "-m", "hfplug", "study", "--base", str(small_base), "--data", str(dialogues),
+        "--methods", "lora",
         "--max-steps", "60", "--batch-size", "4", "--max-new-tokens", "8", "--max-input-tokens", "256",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -94,6 +94,9 @@ def test_the_base_answers_a_question_about_a_dialogue_with_unseen_names(model, t
 
 
 def test_the_package_and_its_path_do_not_import_torch():
-    code = "import sys, hfplug.demo, hfplug.demo.base, hfplug.demo.tasks; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = (
+        "import sys, hfplug.demo, hfplug.demo.base, hfplug.demo.tasks\n"
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False False"
