@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
 from torch import nn
 
 from hfplug.adapters.adapter_dir import AdapterDir
@@ -90,9 +89,7 @@ def _train(inputs: StudyInputs, method: TuningMethod, progress: Progress) -> dic
     if checkpoint is not None:
         progress.say(f"{name}: goes on from {checkpoint.name}")
     began = time.perf_counter()
-    # oneDNN compiles its kernels anew for each shape of batch, which on some virtual machines takes seconds a shape.
-    with torch.backends.mkldnn.flags(enabled=hardware.has_accelerator()):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     seconds = time.perf_counter() - began
     progress.say(f"{name}: {trainer.state.global_step} steps in {seconds:.1f} s")
     return _figures(inputs, name, trainer, run_figures, rate, trainable, seconds)
