@@ -17,7 +17,7 @@ A very small T5 ({parameters:,} parameters, float32) for demonstrations and test
 generated two-person dialogues of `hfplug.demo.world`.
 
 - **Made by** `python -m hfplug.demo.pretrain --steps {steps} --batch {batch} --learning-rate {peak_learning_rate}
-  --short-steps {short_steps} --seed {seed}`: {steps_done} steps of {batch} examples, {minutes:.1f} minutes on {threads} CPU threads,
+  --short-steps {short_steps} --seed {seed}`: {steps_done} steps of {batch} examples, {minutes:.1f} minutes on {threads} CPU threads{remark},
   last training loss {loss:.3f}; {right_answers:.0%} of unseen targets given word for word.
 - **Trained on** span corruption and small instructions over dialogues with made-up names: questions about
   who, what, when and where in the end, who said a line, repeating a line with another name, the next line.
@@ -35,4 +35,5 @@ def model_card(facts: dict[str, Any]) -> str:
         facts: What ``hfplug.demo.pretrain.pretrain`` knows of its run.
     """
     loss = facts["losses"][-1][1] if facts["losses"] else float("nan")
-    return _CARD.format(**facts, minutes=facts["seconds"] / 60, loss=loss)
+    remark = f" ({facts['note']})" if facts.get("note") else ""
+    return _CARD.format(**facts, minutes=facts["seconds"] / 60, loss=loss, remark=remark)

@@ -150,7 +150,9 @@ def rate(step: int, steps: int, warmup: int = 50) -> float:
 
 
 @torch.no_grad()
-def answers_right(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rows: list[Pair]) -> float:
+def answers_right(
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rows: list[Pair]
+) -> float:
     """Share of targets that greedy decoding gives word for word."""
     model.eval()
     right = 0
@@ -158,7 +160,10 @@ def answers_right(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokeni
         group = rows[start : start + 32]
         batch = collate(group)
         made = model.generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=64, do_sample=False
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=64,
+            do_sample=False,
         )
         texts = tokenizer.batch_decode(made, skip_special_tokens=True)
         wanted = tokenizer.batch_decode([ids for _, ids in group], skip_special_tokens=True)
@@ -167,19 +172,25 @@ def answers_right(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokeni
     return right / max(1, len(rows))
 
 
-def save(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, facts: dict, out: Path) -> None:
+def save(
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, facts: dict, out: Path
+) -> None:
     """Write the base beside ``out`` and move it there, so that ``out`` is always whole."""
     fresh = out.with_name(out.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
+    for file in fresh.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner alone, and a wheel keeps the mode
     (fresh / "README.md").write_text(model_card(facts), encoding="utf-8")
     (fresh / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     os.replace(fresh, out)
 
 
-def pretrain(out: Path, steps: int, batch: int, peak: float, seed: int, short_steps: int, save_every: int) -> dict:
+def pretrain(
+    out: Path, steps: int, batch: int, peak: float, seed: int, short_steps: int, save_every: int, note: str
+) -> dict:
     """Make the tokenizer and the base, and write both to ``out``.
 
     Returns:
@@ -192,7 +203,12 @@ def pretrain(out: Path, steps: int, batch: int, peak: float, seed: int, short_st
     model = T5ForConditionalGeneration(config())
     model.name_or_path = ""
     model.generation_config = GenerationConfig(
-        max_new_tokens=64, do_sample=False, num_beams=1, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0
+        max_new_tokens=64,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
     )
     unseen = [pair for pair in itertools.islice(encoded(tokenizer, examples(seed + 2), seed), 160)]
     short = batches(encoded(tokenizer, short_examples(seed + 3), seed), batch, seed)
@@ -208,6 +224,7 @@ def pretrain(out: Path, steps: int, batch: int, peak: float, seed: int, short_st
         "seed": seed,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "note": note,
         "losses": [],
     }
     recent: list[float] = []
@@ -227,20 +244,26 @@ def pretrain(out: Path, steps: int, batch: int, peak: float, seed: int, short_st
         if (step + 1) % 50 == 0 or step + 1 == steps:
             seconds = time.perf_counter() - began
             facts["losses"].append([step + 1, round(sum(recent) / len(recent), 4)])
-            print(f"step {step + 1:>5}/{steps}  loss {facts['losses'][-1][1]:.3f}  {seconds:7.0f} s", flush=True)
+            print(
+                f"step {step + 1:>5}/{steps}  loss {facts['losses'][-1][1]:.3f}  {seconds:7.0f} s", flush=True
+            )
             recent.clear()
         if (step + 1) % save_every == 0 or step + 1 == steps:
             facts["right_answers"] = round(answers_right(model, tokenizer, unseen), 3)
             facts["steps_done"], facts["seconds"] = step + 1, round(time.perf_counter() - began)
             print(f"unseen targets given word for word: {facts['right_answers']:.1%}", flush=True)
             save(model, tokenizer, facts, out)
-    print(f"pretraining took {facts['seconds'] / 60:.1f} minutes on {facts['threads']} threads; base in {out}")
+    print(
+        f"pretraining took {facts['seconds'] / 60:.1f} minutes on {facts['threads']} threads; base in {out}"
+    )
     return facts
 
 
 def main() -> None:
     """Read the flags and pretrain."""
-    parser = argparse.ArgumentParser(prog="python -m hfplug.demo.pretrain", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m hfplug.demo.pretrain", description=__doc__.split("\n\n")[0]
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write the base to")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=64)
@@ -248,8 +271,18 @@ def main() -> None:
     parser.add_argument("--short-steps", type=int, default=350, help="steps of short lines before the rest")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--note", default="", help="a remark on the run for the model card")
     flags = parser.parse_args()
-    pretrain(flags.out, flags.steps, flags.batch, flags.learning_rate, flags.seed, flags.short_steps, flags.save_every)
+    pretrain(
+        flags.out,
+        flags.steps,
+        flags.batch,
+        flags.learning_rate,
+        flags.seed,
+        flags.short_steps,
+        flags.save_every,
+        flags.note,
+    )
 
 
 if __name__ == "__main__":

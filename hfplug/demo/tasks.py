@@ -42,7 +42,7 @@ TASKS: MappingProxyType[str, Task] = MappingProxyType(
 
 
 def load_demo_data(
-    *, train: int = 480, validation: int = 64, test: int = 100, seed: int = 0
+    *, train: int = 640, validation: int = 64, test: int = 100, seed: int = 0
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows of the demo, the same on every machine.
 
