@@ -150,9 +150,7 @@ def rate(step: int, steps: int, warmup: int = 50) -> float:
 
 
 @torch.no_grad()
-def answers_right(
-    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rows: list[Pair]
-) -> float:
+def answers_right(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, rows: list[Pair]) -> float:
     """Share of targets that greedy decoding gives word for word."""
     model.eval()
     right = 0
@@ -172,9 +170,7 @@ def answers_right(
     return right / max(1, len(rows))
 
 
-def save(
-    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, facts: dict, out: Path
-) -> None:
+def save(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, facts: dict, out: Path) -> None:
     """Write the base beside ``out`` and move it there, so that ``out`` is always whole."""
     fresh = out.with_name(out.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -244,26 +240,20 @@ def pretrain(
         if (step + 1) % 50 == 0 or step + 1 == steps:
             seconds = time.perf_counter() - began
             facts["losses"].append([step + 1, round(sum(recent) / len(recent), 4)])
-            print(
-                f"step {step + 1:>5}/{steps}  loss {facts['losses'][-1][1]:.3f}  {seconds:7.0f} s", flush=True
-            )
+            print(f"step {step + 1:>5}/{steps}  loss {facts['losses'][-1][1]:.3f}  {seconds:7.0f} s", flush=True)
             recent.clear()
         if (step + 1) % save_every == 0 or step + 1 == steps:
             facts["right_answers"] = round(answers_right(model, tokenizer, unseen), 3)
             facts["steps_done"], facts["seconds"] = step + 1, round(time.perf_counter() - began)
             print(f"unseen targets given word for word: {facts['right_answers']:.1%}", flush=True)
             save(model, tokenizer, facts, out)
-    print(
-        f"pretraining took {facts['seconds'] / 60:.1f} minutes on {facts['threads']} threads; base in {out}"
-    )
+    print(f"pretraining took {facts['seconds'] / 60:.1f} minutes on {facts['threads']} threads; base in {out}")
     return facts
 
 
 def main() -> None:
     """Read the flags and pretrain."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hfplug.demo.pretrain", description=__doc__.split("\n\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m hfplug.demo.pretrain", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write the base to")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=64)

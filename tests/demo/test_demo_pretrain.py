@@ -54,18 +54,14 @@ def test_the_same_seed_gives_the_same_batches():
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_path())
-    first, second = (
-        list(itertools.islice(batches(encoded(tokenizer, examples(0), 0), 2, 0), 5)) for _ in range(2)
-    )
+    first, second = (list(itertools.islice(batches(encoded(tokenizer, examples(0), 0), 2, 0), 5)) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_two_steps_write_a_whole_base_with_the_tokens_of_the_built_in_one(tmp_path):
     facts = pretrain(tmp_path / "base", 2, 4, 5e-3, 0, 1, 2, "a test")
-    assert {file.name for file in (tmp_path / "base").iterdir()} == {
-        file.name for file in base_path().iterdir()
-    }
+    assert {file.name for file in (tmp_path / "base").iterdir()} == {file.name for file in base_path().iterdir()}
     assert facts["steps_done"] == 2 and "(a test)" in (tmp_path / "base" / "README.md").read_text("utf-8")
     made, built_in = (vocabulary(folder) for folder in (tmp_path / "base", base_path()))
     # Another version of tokenizers may break ties between merges otherwise.
