@@ -299,14 +299,25 @@ def test_t5_keeps_its_wo_in_float32_over_four_bits(bases):
     assert kept and set(kept.values()) == {torch.float32}
 
 
-def test_the_computing_dtype_suits_a_cpu(bases):
+@pytest.mark.parametrize(
+    ("units", "accelerator", "model_type", "expected"),
+    [
+        ("bfloat16", "none", "llama", torch.bfloat16),
+        ("no bfloat16", "none", "llama", torch.float32),
+        ("bfloat16", "gpu", "llama", torch.bfloat16),
+        ("no bfloat16", "gpu", "llama", torch.float16),
+        ("no bfloat16", "gpu", "t5", torch.float32),
+    ],
+)
+def test_the_computing_dtype_suits_the_hardware(monkeypatch, units, accelerator, model_type, expected):
+    from hfplug.methods import QLora
     from hfplug.models import hardware
+    from hfplug.models.quantize import bitsandbytes_config
 
-    if hardware.has_accelerator():
-        pytest.skip("this machine has an accelerator")
-    model = hfplug.build_model(bases["causal"], "qlora")
-    config = model.get_base_model().config.quantization_config
-    assert config.bnb_4bit_compute_dtype == torch.float32
+    monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda: units == "bfloat16")
+    monkeypatch.setattr(hardware, "has_accelerator", lambda: accelerator == "gpu")
+    config = bitsandbytes_config(QLora().quantization(), model_type=model_type, skip_modules=None)
+    assert config.bnb_4bit_compute_dtype == expected
     assert config.bnb_4bit_quant_type == "nf4" and config.bnb_4bit_use_double_quant
 
 

@@ -16,7 +16,7 @@ from hfplug.methods import TuningMethod, resolve_method
 from hfplug.models import hardware
 from hfplug.models.anatomy import Anatomy, new_modules, read_anatomy
 from hfplug.models.base import Base, auto_class, read_task_type, resolve_base, task_type_of, tokenizer_source
-from hfplug.models.quantize import bitsandbytes_config, keep_trainable
+from hfplug.models.quantize import bitsandbytes_config, settle_four_bit_layers
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def load_base(
             needed_for=f"method {method.name!r}",
         )
     model, missing = _from_pretrained(base, task_type, kwargs)
-    keep_trainable(model)
+    settle_four_bit_layers(model)
     return model, missing
 
 
@@ -275,8 +275,8 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
 
     if getattr(model, "is_quantized", False):
         # Norms to float32 and all frozen (Dettmers et al. 2023, section 4); checkpointing stays the Trainer's choice.
-        keep_trainable(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        settle_four_bit_layers(model)
     try:
         return get_peft_model(model, config, revision=base_commit)  # type: ignore[arg-type]
     except HfplugError:

@@ -34,14 +34,15 @@ def compute_dtype(model_type: str) -> torch.dtype:
         model_type: ``config.model_type`` of the base; the T5 family overflows in float16.
 
     Returns:
-        bfloat16 where an accelerator does it fast, float16 on older accelerators, float32 on a CPU, where
-        unpacking to float32 was never slower in ``benchmarks/compute_dtype.py`` and is exact.
+        bfloat16 where there are units for it, on an accelerator or a CPU; without them float16 on an accelerator
+        and float32 on a CPU, or for a model that overflows in float16. ``benchmarks/compute_dtype.py`` times the
+        choices on the machine at hand.
     """
-    if not has_accelerator():
-        return torch.float32
     if has_fast_bfloat16():
         return torch.bfloat16
-    return torch.float32 if overflows_in_float16(model_type) else torch.float16
+    if not has_accelerator() or overflows_in_float16(model_type):
+        return torch.float32
+    return torch.float16
 
 
 def load_dtype(dtype: torch.dtype, model_type: str) -> torch.dtype:

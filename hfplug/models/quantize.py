@@ -62,20 +62,26 @@ def bitsandbytes_config(
     )
 
 
-def keep_trainable(model: nn.Module) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights on a CPU when they are first used in eval mode.
+def settle_four_bit_layers(model: nn.Module) -> None:
+    """Keep bitsandbytes (0.50) from changing the frozen base while it is used.
 
-    On a CPU with AVX512-BF16 a ``Linear4bit`` (bitsandbytes 0.50) turns its weights, at the first forward pass in
-    eval mode, into a format for inference. That rounds its constants to bfloat16; it fails if the layer's width is
-    no multiple of 64 or its height none of 32; and it stays so in train mode, where its product then has no
-    gradient: after the first evaluation in the middle of a run, nothing below the top layers would learn.
+    * On a CPU with AVX512-BF16 a ``Linear4bit`` repacks its weights for inference at the first forward pass in eval
+      mode. That rounds its constants to bfloat16; it fails if the layer's width is no multiple of 64 or its height
+      none of 32; and it stays so in train mode, where its product then has no gradient: after the first evaluation
+      in the middle of a run, nothing below the top layers would learn. It is switched off.
+    * The first forward pass rounds a layer's bias, in place, to the compute dtype. That is done here instead, so
+      that the base is what it was from before the first step to after the last.
 
     Args:
         model: A model that was loaded in 4 bits; changed in place. Any other is left as it is.
     """
     for module in model.modules():
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+        if not hasattr(module, "support_avx512bf16_for_cpu"):
+            continue
+        module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+        bias, dtype = getattr(module, "bias", None), getattr(module, "compute_dtype", None)
+        if bias is not None and isinstance(dtype, torch.dtype):
+            bias.data = bias.data.to(dtype)
 
 
 def describe_quantization(model: Any) -> dict[str, Any] | None:
