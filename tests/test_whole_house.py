@@ -504,13 +504,15 @@ class TestMeter:
         assert figures.steps == 5 and len(figures.step_seconds) == 2
 
     def test_tokens_and_padding_are_counted_apart(self):
-        from hfplug.training.meter import count_tokens
+        from hfplug.training.collate import token_counts
 
         mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
-        assert tuple(map(int, count_tokens({"input_ids": mask, "attention_mask": mask}))) == (5, 3)
+        assert tuple(map(int, token_counts({"input_ids": mask, "attention_mask": mask}))) == (5, 3)
         labels = torch.tensor([[5, -100], [5, 5]])
         batch = {"input_ids": mask, "attention_mask": mask, "labels": labels}
-        assert tuple(map(int, count_tokens(batch))) == (8, 4)
+        assert tuple(map(int, token_counts(batch))) == (8, 4)
+        same_shape = {"input_ids": mask + 4, "attention_mask": mask, "labels": mask * 9 - 100 * (mask == 0).long()}
+        assert token_counts(same_shape) == (10, 6)  # an encoder-decoder batch whose targets are as long as its inputs
 
     def test_figures_reach_the_log_and_the_reporters_that_stand_before(self, bases, tmp_path):
         from transformers import TrainerCallback

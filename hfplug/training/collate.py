@@ -69,16 +69,21 @@ def token_counts(batch: Mapping[str, torch.Tensor]) -> tuple[int, int]:
     input once more, so that the input alone counts.
 
     Args:
-        batch: ``input_ids`` (rows, longest), and if there are any ``attention_mask`` (same shape) and
-            ``labels``.
+        batch: ``input_ids`` (rows, longest) or ``inputs_embeds`` (rows, longest, width), and if there are any
+            ``attention_mask`` (rows, longest) and ``labels``. Without inputs nothing is counted.
 
     Returns:
         (real, padding); their sum is the number of positions that were computed.
     """
-    inputs = batch["input_ids"]
+    inputs = batch.get("input_ids")
+    if inputs is None:
+        embedded = batch.get("inputs_embeds")
+        if embedded is None:
+            return 0, 0
+        inputs = embedded[..., 0]
     mask = batch.get("attention_mask")
     positions = inputs.numel()
-    real = positions if mask is None else int((mask != 0).sum())
+    real = positions if mask is None or mask.ndim != 2 else int((mask != 0).sum())
     labels = batch.get("labels")
     if labels is not None and labels.ndim == 2 and not _is_causal(inputs, labels):
         positions += labels.numel()

@@ -18,6 +18,7 @@ from transformers import DefaultFlowCallback, TrainerCallback
 
 from hfplug.adapters.atomic import write_json
 from hfplug.models.memory import gradient_bytes, optimizer_bytes, weight_bytes, weight_tensors
+from hfplug.training.collate import token_counts
 from hfplug.training.tensor_memory import TensorMemory
 
 WARMUP_STEPS = 3
@@ -103,31 +104,6 @@ class RunFigures:
         return {name: float(f"{value:.6g}") for name, value in {**entries, **memory}.items() if value is not None}
 
 
-def count_tokens(batch: Mapping[str, Any]) -> tuple[torch.Tensor | int, torch.Tensor | int]:
-    """Real and padding tokens of the inputs and labels that a model is called with.
-
-    Args:
-        batch: The keyword arguments of a forward call. ``attention_mask`` is 1 for real tokens; labels of -100
-            are counted as padding only on encoder-decoder models, where they have a length of their own.
-
-    Returns:
-        Real and padding tokens; tensors where they come from tensors, so that nothing waits for a GPU.
-    """
-    ids, mask, labels = batch.get("input_ids"), batch.get("attention_mask"), batch.get("labels")
-    if ids is None:
-        ids = batch.get("inputs_embeds")
-    if ids is None:
-        return 0, 0
-    total = ids.shape[0] * ids.shape[1]
-    real = mask.sum() if isinstance(mask, torch.Tensor) and mask.dim() == 2 else total
-    padding = total - real
-    if isinstance(labels, torch.Tensor) and labels.dim() == 2 and labels.shape != ids.shape[:2]:
-        real_labels = (labels != -100).sum()
-        real = real + real_labels
-        padding = padding + labels.numel() - real_labels
-    return real, padding
-
-
 class MeterCallback(TrainerCallback):
     """Measures a run from inside, without a Trainer.
 
@@ -143,8 +119,7 @@ class MeterCallback(TrainerCallback):
         self._hook: Any = None
         self._memory: TensorMemory | None = None
         self._largest = 0
-        self._tokens: tuple[Any, Any] = (0, 0)
-        self._pending: list[tuple[Any, Any]] = []
+        self._tokens = (0, 0)
         self._started = 0.0
         self._followed = False
         self._forward_peak = 0
@@ -168,7 +143,6 @@ class MeterCallback(TrainerCallback):
         # A run that is killed and goes on keeps what was measured before.
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and checkpoint.is_dir():
-            self.settle()
             write_json(checkpoint / FIGURES_FILE, dataclasses.asdict(self.figures))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -193,12 +167,12 @@ class MeterCallback(TrainerCallback):
             figures.warmup_steps_skipped += 1
             return
         figures.step_seconds.append(elapsed)
-        self._pending.append(self._tokens)
+        figures.real_tokens += self._tokens[0]
+        figures.padding_tokens += self._tokens[1]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
-        self.settle()
         entry = self.figures.log_entry()
         if not entry:
             return
@@ -209,16 +183,8 @@ class MeterCallback(TrainerCallback):
             reporter.on_log(args, state, control, logs=dict(entry), **kwargs)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.settle()
         self._remove_hook()
         self.figures.process_peak_bytes = process_peak_bytes()
-
-    def settle(self) -> None:
-        """Bring the token counts over from the device."""
-        for real, padding in self._pending:
-            self.figures.real_tokens += int(real)
-            self.figures.padding_tokens += int(padding)
-        self._pending.clear()
 
     def _before_forward(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if not module.training or not torch.is_grad_enabled():
@@ -226,7 +192,7 @@ class MeterCallback(TrainerCallback):
         batch = dict(kwargs)
         if args and isinstance(args[0], torch.Tensor):
             batch.setdefault("input_ids", args[0])
-        real, padding = count_tokens(batch)
+        real, padding = token_counts(batch)
         self._tokens = (self._tokens[0] + real, self._tokens[1] + padding)
         size = sum(value.numel() for value in batch.values() if isinstance(value, torch.Tensor))
         on_cpu = next(module.parameters()).device.type == "cpu"
