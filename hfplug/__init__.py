@@ -18,6 +18,13 @@ _PUBLIC = {
     "DataError": "hfplug.errors",
     "Full": "hfplug.methods",
     "HfplugError": "hfplug.errors",
+    "HubAccessError": "hfplug.errors",
+    "HubConflictError": "hfplug.errors",
+    "HubError": "hfplug.errors",
+    "HubNotFoundError": "hfplug.errors",
+    "HubQuotaError": "hfplug.errors",
+    "HubRejectedError": "hfplug.errors",
+    "HubUnavailableError": "hfplug.errors",
     "Lock": "hfplug.adapters.lock",
     "Lora": "hfplug.methods",
     "MethodArguments": "hfplug.training.arguments",
@@ -84,6 +91,13 @@ if TYPE_CHECKING:
     from hfplug.errors import BaseModelError as BaseModelError
     from hfplug.errors import DataError as DataError
     from hfplug.errors import HfplugError as HfplugError
+    from hfplug.errors import HubAccessError as HubAccessError
+    from hfplug.errors import HubConflictError as HubConflictError
+    from hfplug.errors import HubError as HubError
+    from hfplug.errors import HubNotFoundError as HubNotFoundError
+    from hfplug.errors import HubQuotaError as HubQuotaError
+    from hfplug.errors import HubRejectedError as HubRejectedError
+    from hfplug.errors import HubUnavailableError as HubUnavailableError
     from hfplug.errors import MethodError as MethodError
     from hfplug.errors import MismatchError as MismatchError
     from hfplug.errors import MissingExtraError as MissingExtraError

@@ -9,6 +9,13 @@
     ├── AdapterError            an adapter's folder is missing, incomplete or cannot be read
     │   ├── UnsafeFileError     a file that could run code (a pickle) or that leaves its folder
     │   └── MismatchError       the adapter was made for another base, tokenizer or task
+    ├── HubError                a Hub could not do what was asked; ``transient`` says whether to try again
+    │   ├── HubAccessError      no token, a token that may not do this, or a gated repo (401, 403)
+    │   ├── HubNotFoundError    no such repo, branch, commit or file (404)
+    │   ├── HubConflictError    somebody else has pushed in between (409, 412)
+    │   ├── HubQuotaError       storage or rate of the account is used up (402, 413, 507)
+    │   ├── HubRejectedError    the Hub refuses what was sent, an invalid card, say (400, 422)
+    │   └── HubUnavailableError the Hub cannot be reached or is overloaded (network, 408, 429, 5xx)
     ├── TrainingError           training would not do what was asked for; raised before it is wasted
     └── StudyError              a study cannot start or go on with these settings
 
@@ -80,6 +87,51 @@ class UnsafeFileError(AdapterError):
 
 class MismatchError(AdapterError):
     """An adapter was made for another base, tokenizer or task than the one at hand."""
+
+
+class HubError(HfplugError):
+    """A Hub could not do what was asked.
+
+    Attributes:
+        transient: Whether the same call may succeed later without anything being changed.
+        retry_after: Seconds that the Hub asked to wait, or None.
+        status: The HTTP status, or None if there was no answer.
+    """
+
+    transient = False
+
+    def __init__(
+        self, message: str, *, fix: str | None = None, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, fix=fix)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class HubAccessError(HubError):
+    """There is no token, the token may not do this, or the repo is gated (401, 403)."""
+
+
+class HubNotFoundError(HubError):
+    """There is no such repo, branch, commit or file, or it is private and not yours (404)."""
+
+
+class HubConflictError(HubError):
+    """Somebody else has changed the repo in between (409, 412)."""
+
+
+class HubQuotaError(HubError):
+    """The storage or the plan of the account does not allow it (402, 413, 507)."""
+
+
+class HubRejectedError(HubError):
+    """The Hub refuses what was sent, for example a card that is not valid (400, 422)."""
+
+
+class HubUnavailableError(HubError):
+    """The Hub cannot be reached, is overloaded or did not answer in time (network, 408, 429, 5xx)."""
+
+    transient = True
 
 
 class TrainingError(HfplugError):
