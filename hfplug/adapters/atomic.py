@@ -61,7 +61,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # still there only if something failed
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -108,13 +108,13 @@ def replace_folder(new: Path, target: str | os.PathLike[str]) -> Path | None:
     target = _real(target)
     if not os.path.lexists(target):
         os.rename(new, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return None
     shutil.copymode(target, new)
     swap = make_temporary_name(target, f"swap-{new.stat().st_ino}")
     os.rename(new, swap)
     if exchange(swap, target):
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return swap
     old = make_temporary_name(target, "swap-0")
     os.rename(target, old)
@@ -123,7 +123,7 @@ def replace_folder(new: Path, target: str | os.PathLike[str]) -> Path | None:
     except OSError:
         os.rename(old, target)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return old
 
 
@@ -155,7 +155,7 @@ def keep_previous(old: Path, target: str | os.PathLike[str]) -> Path:
         if os.path.lexists(kept):
             continue
         os.rename(old, kept)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         return kept
     raise AssertionError("unreachable")
 
@@ -208,7 +208,7 @@ def sync_tree(folder: Path) -> None:
                 # Windows flushes only what is open for writing; elsewhere a read-only file must do as well.
                 with open(path, "rb" if os.name == "posix" else "rb+") as file:
                     os.fsync(file.fileno())
-        _sync_folder(Path(root))
+        sync_folder(Path(root))
 
 
 _TEMPORARY = re.compile(
@@ -270,7 +270,8 @@ def _real(target: str | os.PathLike[str]) -> Path:
     return Path(os.path.realpath(target))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush the names that ``folder`` holds to the disk, so that a rename in it outlives a power cut."""
     if os.name != "posix":
         return  # folders cannot be opened there
     descriptor = os.open(folder, os.O_RDONLY)

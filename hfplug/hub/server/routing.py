@@ -1,0 +1,181 @@
+"""Routes on the raw path, calls and answers.
+
+A revision such as ``refs/pr/1`` comes as one segment, ``refs%2Fpr%2F1``. Routing on the decoded path, as
+Starlette does, would take it for three. So a path is split first and each segment is decoded afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+if TYPE_CHECKING:
+    from hfplug.hub.server.hub import Hub
+
+# The client sends small files inside the commit, each below 10 MB; a body is held in memory.
+LARGEST_BODY = 512 << 20
+
+
+class Refusal(Exception):
+    """An answer that says no.
+
+    Args:
+        status: The HTTP status.
+        message: What the client shows to its user.
+        code: ``X-Error-Code``, from which the client picks its exception: RepoNotFound, RevisionNotFound, …
+        body: More keys of the JSON body.
+    """
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, body: Mapping[str, Any] | None = None):
+        super().__init__(message)
+        self.status, self.message, self.code, self.body = status, message, code, dict(body or {})
+
+    def response(self) -> Response:
+        """The answer as it is sent."""
+        # A header holds no line ends and no letters outside latin-1; names from a URL may have both.
+        text = re.sub(r"[^\x20-\x7e]", "?", self.message)
+        headers = {"X-Error-Message": text, **({"X-Error-Code": self.code} if self.code else {})}
+        return JSONResponse({"error": self.message, **self.body}, self.status, headers)
+
+
+@dataclass
+class Call:
+    """One request, as a handler sees it.
+
+    Attributes:
+        hub: The Hub that is called.
+        request: The request itself; a streaming handler reads ``request.stream()``.
+        names: What the braces of the route's pattern matched, decoded.
+        user: Who calls, or None without a token.
+        body: The body, for handlers that are not streaming.
+    """
+
+    hub: Hub
+    request: Request
+    names: dict[str, str]
+    user: str | None
+    body: bytes = b""
+
+    @property
+    def base_url(self) -> str:
+        """The endpoint as the caller wrote it, without a slash at the end."""
+        return str(self.request.base_url).rstrip("/")
+
+    def query(self, name: str) -> str | None:
+        """One query parameter, or None."""
+        return self.request.query_params.get(name)
+
+    def queries(self, name: str) -> list[str]:
+        """A query parameter that may be repeated, also as ``name[]``."""
+        values = self.request.query_params
+        return values.getlist(name) + values.getlist(f"{name}[]")
+
+    def flag(self, name: str) -> bool:
+        """Whether a query parameter says yes."""
+        return (self.query(name) or "").lower() in ("1", "true")
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object.
+
+        Raises:
+            Refusal: It is something else (400).
+        """
+        try:
+            value = json.loads(self.body)
+        except ValueError:
+            raise Refusal(400, "the body must be JSON") from None
+        if not isinstance(value, dict):
+            raise Refusal(400, f"the body must be a JSON object, not {type(value).__name__}")
+        return value
+
+
+SyncHandler = Callable[[Call], Response]
+StreamHandler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass
+class _Route:
+    segments: tuple[str, ...]
+    handler: Callable[[Call], Any]
+    streaming: bool
+
+
+@dataclass
+class Router:
+    """Patterns such as ``/api/{types}/{owner}/{name}/tree/{revision}/{path*}`` to handlers.
+
+    A name in braces matches one segment, decoded; a star makes it match all the rest, joined by ``/``, possibly
+    nothing. Literal segments win over names, in the order in which routes were added.
+    """
+
+    _routes: dict[str, list[_Route]] = field(default_factory=dict)
+
+    def add(self, method: str, pattern: str, handler: SyncHandler) -> None:
+        """A handler that runs in a worker thread, with the body already read."""
+        self._add(method, pattern, handler, False)
+
+    def add_streaming(self, method: str, pattern: str, handler: StreamHandler) -> None:
+        """A coroutine that reads ``call.request.stream()`` itself."""
+        self._add(method, pattern, handler, True)
+
+    def _add(self, method: str, pattern: str, handler: Callable[[Call], Any], streaming: bool) -> None:
+        self._routes.setdefault(method, []).append(_Route(tuple(pattern.split("/")[1:]), handler, streaming))
+
+    async def answer(self, hub: Hub, request: Request) -> Response:
+        """Find the handler of a request and run it; a Refusal becomes its response."""
+        raw = request.scope.get("raw_path") or request.scope["path"].encode()
+        segments = [unquote(part) for part in raw.decode("latin-1").split("/")[1:]]
+        method = "GET" if request.method == "HEAD" else request.method
+        try:
+            for route in self._routes.get(method, ()):
+                names = _match(route.segments, segments)
+                if names is not None:
+                    return await _run(route, hub, request, names)
+            raise Refusal(404, "this Hub has no such page or call")
+        except Refusal as refusal:
+            return refusal.response()
+
+
+async def _run(route: _Route, hub: Hub, request: Request, names: dict[str, str]) -> Response:
+    user = await run_in_threadpool(hub.access.who, request.headers.get("authorization"))
+    call = Call(hub, request, names, user)
+    if route.streaming:
+        return await route.handler(call)
+    pieces, size = [], 0
+    async for piece in request.stream():
+        pieces.append(piece)
+        size += len(piece)
+        if size > LARGEST_BODY:
+            raise Refusal(413, f"a body may have {LARGEST_BODY} bytes; send large files through LFS or Xet")
+    call.body = b"".join(pieces)
+    return await run_in_threadpool(route.handler, call)
+
+
+def _match(pattern: tuple[str, ...], segments: Iterable[str]) -> dict[str, str] | None:
+    names: dict[str, str] = {}
+    rest = list(segments)
+    for part in pattern:
+        if part.endswith("*}"):
+            names[part[1:-2]] = "/".join(rest)
+            return names
+        if not rest:
+            return None
+        segment = rest.pop(0)
+        if part.startswith("{"):
+            if not segment:
+                return None
+            before, _, after = part.partition("}")
+            if not segment.endswith(after):
+                return None
+            names[before[1:]] = segment.removesuffix(after)
+        elif part != segment:
+            return None
+    return None if rest else names
