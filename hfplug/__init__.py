@@ -31,6 +31,8 @@ _PUBLIC = {
     "MethodError": "hfplug.errors",
     "MismatchError": "hfplug.errors",
     "MissingExtraError": "hfplug.errors",
+    "Outbox": "hfplug.hub.outbox",
+    "OutboxError": "hfplug.errors",
     "Preprocessor": "hfplug.training.preprocess",
     "PromptTuning": "hfplug.methods",
     "QLora": "hfplug.methods",
@@ -101,10 +103,12 @@ if TYPE_CHECKING:
     from hfplug.errors import MethodError as MethodError
     from hfplug.errors import MismatchError as MismatchError
     from hfplug.errors import MissingExtraError as MissingExtraError
+    from hfplug.errors import OutboxError as OutboxError
     from hfplug.errors import SettingError as SettingError
     from hfplug.errors import StudyError as StudyError
     from hfplug.errors import TrainingError as TrainingError
     from hfplug.errors import UnsafeFileError as UnsafeFileError
+    from hfplug.hub.outbox import Outbox as Outbox
     from hfplug.methods import Full as Full
     from hfplug.methods import Lora as Lora
     from hfplug.methods import PromptTuning as PromptTuning

@@ -16,6 +16,7 @@
     │   ├── HubQuotaError       storage or rate of the account is used up (402, 413, 507)
     │   ├── HubRejectedError    the Hub refuses what was sent, an invalid card, say (400, 422)
     │   └── HubUnavailableError the Hub cannot be reached or is overloaded (network, 408, 429, 5xx)
+    ├── OutboxError             the outbox cannot be written, or pushes still wait in it
     ├── TrainingError           training would not do what was asked for; raised before it is wasted
     └── StudyError              a study cannot start or go on with these settings
 
@@ -132,6 +133,10 @@ class HubUnavailableError(HubError):
     """The Hub cannot be reached, is overloaded or did not answer in time (network, 408, 429, 5xx)."""
 
     transient = True
+
+
+class OutboxError(HfplugError):
+    """The outbox cannot be read or written, or pushes still wait in it."""
 
 
 class TrainingError(HfplugError):
