@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # The client sends small files inside the commit, each below 10 MB; a body is held in memory.
 LARGEST_BODY = 512 << 20
+_TYPES = ("models", "datasets", "spaces")
 
 
 class Refusal(Exception):
@@ -106,6 +107,7 @@ class _Route:
     segments: tuple[str, ...]
     handler: Callable[[Call], Any]
     streaming: bool
+    caller: str
 
 
 @dataclass
@@ -113,21 +115,26 @@ class Router:
     """Patterns such as ``/api/{types}/{owner}/{name}/tree/{revision}/{path*}`` to handlers.
 
     A name in braces matches one segment, decoded; a star makes it match all the rest, joined by ``/``, possibly
-    nothing. Literal segments win over names, in the order in which routes were added.
+    nothing; ``{types}`` matches ``models``, ``datasets`` and ``spaces`` only. The first route that matches wins.
     """
 
     _routes: dict[str, list[_Route]] = field(default_factory=dict)
 
-    def add(self, method: str, pattern: str, handler: SyncHandler) -> None:
-        """A handler that runs in a worker thread, with the body already read."""
-        self._add(method, pattern, handler, False)
+    def add(self, method: str, pattern: str, handler: SyncHandler, *, caller: str = "user") -> None:
+        """A handler that runs in a worker thread, with the body already read.
 
-    def add_streaming(self, method: str, pattern: str, handler: StreamHandler) -> None:
-        """A coroutine that reads ``call.request.stream()`` itself."""
-        self._add(method, pattern, handler, True)
+        Args:
+            caller: "user": a token, if one is sent, has to be a user's. "ticket": the handler looks for itself,
+                because what is sent is a ticket.
+        """
+        self._add(method, pattern, handler, False, caller)
 
-    def _add(self, method: str, pattern: str, handler: Callable[[Call], Any], streaming: bool) -> None:
-        self._routes.setdefault(method, []).append(_Route(tuple(pattern.split("/")[1:]), handler, streaming))
+    def add_streaming(self, method: str, pattern: str, handler: StreamHandler, *, caller: str = "user") -> None:
+        """A coroutine that reads ``call.request.stream()`` itself; ``caller`` as for ``add``."""
+        self._add(method, pattern, handler, True, caller)
+
+    def _add(self, method: str, pattern: str, handler: Callable[[Call], Any], streaming: bool, caller: str) -> None:
+        self._routes.setdefault(method, []).append(_Route(tuple(pattern.split("/")[1:]), handler, streaming, caller))
 
     async def answer(self, hub: Hub, request: Request) -> Response:
         """Find the handler of a request and run it; a Refusal becomes its response."""
@@ -145,7 +152,9 @@ class Router:
 
 
 async def _run(route: _Route, hub: Hub, request: Request, names: dict[str, str]) -> Response:
-    user = await run_in_threadpool(hub.access.who, request.headers.get("authorization"))
+    user = None
+    if route.caller == "user":
+        user = await run_in_threadpool(hub.access.who, request.headers.get("authorization"))
     call = Call(hub, request, names, user)
     if route.streaming:
         return await route.handler(call)
@@ -174,6 +183,8 @@ def _match(pattern: tuple[str, ...], segments: Iterable[str]) -> dict[str, str] 
                 return None
             before, _, after = part.partition("}")
             if not segment.endswith(after):
+                return None
+            if before == "{types" and segment not in _TYPES:
                 return None
             names[before[1:]] = segment.removesuffix(after)
         elif part != segment:
