@@ -1,0 +1,196 @@
+"""Where the loopback Hub keeps xorbs: each one whole and verified, or not at all.
+
+    xorbs/ab/cdef….chunks   one entry of 40 bytes a chunk: its hash (32), where it ends (4), its bytes of content (4)
+    xorbs/ab/cdef….xorb     the chunks as they came, without the footer; written last, so that both are there
+    incoming/               being written; emptied when the store is opened by a server
+
+A xorb belongs to no repo. The client remembers for weeks which chunks it has sent to which server and does not
+send them again, to whichever repo they go; so a xorb stays when the repo that it came for is deleted, until
+nothing has named it for longer than the client remembers (``sweep``).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import shutil
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfplug.adapters import atomic
+from hfplug.hub.server.store import make_folder
+from hfplug.hub.server.xet_formats import LARGEST_XORB, MOST_CHUNKS, XetFormatError, read_chunks
+from hfplug.hub.server.xet_hashes import Leaf, from_text, hash_chunk, hash_xorb, to_text
+
+# The reference client forgets what it has sent after three weeks.
+KEEP_SECONDS = 30 * 24 * 3600
+
+_CHUNK = struct.Struct("<32sII")
+
+
+@dataclass(frozen=True)
+class XorbIndex:
+    """Which chunks a xorb holds, and where; as in the ``.chunks`` file."""
+
+    entries: bytes
+
+    def __len__(self) -> int:
+        return len(self.entries) // _CHUNK.size
+
+    def leaves(self, start: int, end: int) -> Iterator[Leaf]:
+        """Hash and bytes of content of the chunks ``[start, end)``."""
+        for digest, _, size in _CHUNK.iter_unpack(memoryview(self.entries)[start * _CHUNK.size : end * _CHUNK.size]):
+            yield digest, size
+
+    def digests(self, start: int, end: int) -> bytes:
+        """The hashes of the chunks ``[start, end)``, one after another."""
+        return b"".join(digest for digest, _ in self.leaves(start, end))
+
+    def size(self, start: int, end: int) -> int:
+        """Bytes of content of the chunks ``[start, end)``."""
+        return sum(size for _, size in self.leaves(start, end))
+
+    def chunk_at(self, start: int, end: int, offset: int) -> tuple[int, int]:
+        """Which of the chunks ``[start, end)`` holds the byte ``offset`` of their content.
+
+        Returns:
+            The chunk's number, and the bytes of content from chunk ``start`` to it.
+        """
+        before = 0
+        for chunk, (_, size) in enumerate(self.leaves(start, end), start):
+            if offset < before + size:
+                return chunk, before
+            before += size
+        raise ValueError(f"the chunks {start} to {end} hold {before} bytes; there is no byte {offset}")
+
+    def place(self, chunk: int) -> int:
+        """Where chunk ``chunk`` starts in the ``.xorb`` file; for the number of chunks, where the last one ends."""
+        return 0 if not chunk else int(_CHUNK.unpack_from(self.entries, (chunk - 1) * _CHUNK.size)[1])
+
+
+class XorbStore:
+    """The xorbs of one server.
+
+    Args:
+        folder: Where they are; need not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # An index never changes, and a shard asks for the same few again and again.
+        self._indexes = functools.lru_cache(maxsize=16)(self._read_index)
+
+    def path(self, xorb: bytes) -> Path:
+        """Where the chunks of a xorb lie or would lie."""
+        text = to_text(xorb)
+        return self.folder / "xorbs" / text[:2] / f"{text[2:]}.xorb"
+
+    def has(self, xorb: bytes) -> bool:
+        """Whether the whole xorb is there."""
+        return self.path(xorb).is_file()
+
+    def index(self, xorb: bytes) -> XorbIndex | None:
+        """The chunks of a xorb; None if it is not there."""
+        return self._indexes(xorb) if self.has(xorb) else None
+
+    def _read_index(self, xorb: bytes) -> XorbIndex:
+        return XorbIndex(self.path(xorb).with_suffix(".chunks").read_bytes())
+
+    def mark_used(self, xorb: bytes) -> None:
+        """Note that somebody has just named a xorb, so that ``sweep`` lets it live."""
+        os.utime(self.path(xorb))
+
+    def draft(self) -> Path:
+        """A path for a xorb that is being received. ``add`` takes the file away; whoever gives up deletes it."""
+        make_folder(self.folder / "incoming")
+        return self.folder / "incoming" / secrets.token_hex(16)
+
+    def add(self, draft: Path, xorb: bytes) -> str:
+        """Verify a received xorb and keep it; it is on the disk when this returns. The draft is gone then, too.
+
+        Args:
+            draft: The bytes, as they came.
+            xorb: The hash that it must have.
+
+        Returns:
+            "added", or "there already".
+
+        Raises:
+            XetFormatError: It is no xorb, or another one.
+        """
+        try:
+            if self.has(xorb):
+                self.mark_used(xorb)
+                return "there already"
+            entries, size = self._verify(draft, xorb)
+            target = self.path(xorb)
+            make_folder(target.parent)
+            atomic.write_bytes(target.with_suffix(".chunks"), entries)
+            with open(draft, "rb+") as file:
+                file.truncate(size)
+                os.fsync(file.fileno())
+            os.replace(draft, target)
+            atomic.sync_folder(target.parent)
+            return "added"
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _verify(self, draft: Path, xorb: bytes) -> tuple[bytes, int]:
+        """The index of a xorb whose every chunk has been unpacked and hashed, and the bytes that its chunks take."""
+        entries = bytearray()
+        leaves: list[Leaf] = []
+        end = 0
+        with open(draft, "rb") as file:
+            for chunk in read_chunks(file):
+                if len(leaves) == MOST_CHUNKS:
+                    raise XetFormatError(f"the xorb has more than {MOST_CHUNKS} chunks")
+                leaves.append((hash_chunk(chunk.data), len(chunk.data)))
+                end = chunk.end
+                if end > LARGEST_XORB:
+                    raise XetFormatError(f"the xorb has more than {LARGEST_XORB} bytes")
+                entries += _CHUNK.pack(leaves[-1][0], end, len(chunk.data))
+        if not leaves:
+            raise XetFormatError("the xorb holds no chunk")
+        found = hash_xorb(leaves)
+        if found != xorb:
+            raise XetFormatError(f"the xorb that came has hash {to_text(found)}, not {to_text(xorb)}")
+        return bytes(entries), end
+
+    def content(self, xorb: bytes, start: int, end: int) -> Iterator[bytes]:
+        """The bytes of the chunks ``[start, end)`` of a xorb that is there, chunk by chunk.
+
+        Raises:
+            XetFormatError: The file has been damaged since it was verified.
+        """
+        index = self.index(xorb)
+        if index is None or not 0 <= start <= end <= len(index):
+            raise XetFormatError(f"the chunks {start} to {end} of xorb {to_text(xorb)} are not there")
+        first = index.place(start)
+        with open(self.path(xorb), "rb") as file:
+            file.seek(first)
+            for chunk in read_chunks(file, index.place(end) - first):
+                yield chunk.data
+
+    def sweep(self, named: set[bytes], *, older_than: float = KEEP_SECONDS) -> int:
+        """Delete what a killed process left half-written, and xorbs that nothing names. Only while nobody writes.
+
+        Args:
+            named: The xorbs that files of the Hub are made of.
+            older_than: Seconds that a xorb must have gone unnamed.
+
+        Returns:
+            How many xorbs were deleted.
+        """
+        shutil.rmtree(self.folder / "incoming", ignore_errors=True)
+        deleted = 0
+        for path in self.folder.glob("xorbs/??/*.xorb"):
+            xorb = from_text(path.parent.name + path.stem)
+            if xorb not in named and time.time() - path.stat().st_mtime > older_than:
+                path.unlink()
+                path.with_suffix(".chunks").unlink(missing_ok=True)
+                deleted += 1
+        return deleted
