@@ -52,6 +52,11 @@ class ExporterCallback(TrainerCallback):
         self.exported: AdapterDir | None = None
         self._lock: Lock | None = None
 
+    @property
+    def lock(self) -> Lock | None:
+        """The lock of the model before its first step; None before training."""
+        return self._lock
+
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
