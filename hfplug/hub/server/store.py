@@ -104,7 +104,7 @@ class ObjectWriter:
         self._store = store
         make_folder(store.folder / "incoming")
         self._path = store.folder / "incoming" / secrets.token_hex(16)
-        self._file = open(self._path, "xb")
+        self._file = open(self._path, "xb")  # noqa: SIM115 - closed by __exit__
         self._digest = hashlib.sha256()
         self.size = 0
 

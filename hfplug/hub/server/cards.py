@@ -1,0 +1,171 @@
+"""Cards: what a README's front matter says, what is wrong with it, and the tags that follow from it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hfplug.hub.server.commit import Commit
+from hfplug.hub.server.repo import Repo
+
+CARD = "README.md"
+_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
+_REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
+_RELATIONS = ("adapter", "finetune", "merge", "quantized")
+
+
+def read_card(text: str) -> dict[str, Any]:
+    """The front matter of a card as JSON values; empty if there is none.
+
+    Raises:
+        ValueError: It is no YAML, or no mapping.
+    """
+    match = _FRONT_MATTER.match(text)
+    if match is None:
+        return {}
+    try:
+        value = yaml.safe_load(match[1])
+    except yaml.YAMLError as error:
+        raise ValueError(f"the front matter is not valid YAML: {' '.join(str(error).split())}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"the front matter must be a mapping, not {type(value).__name__}")
+    return json.loads(json.dumps(value, default=str))  # YAML's dates become text
+
+
+def problems(text: str) -> tuple[list[str], list[str]]:
+    """What is wrong with a card, and what is only missing.
+
+    Args:
+        text: The whole README, or its front matter.
+
+    Returns:
+        Errors, for which the Hub refuses a card, and warnings.
+    """
+    try:
+        card = read_card(text)
+    except ValueError as error:
+        return [str(error)], []
+    if not card:
+        return [], ["empty or missing yaml metadata in repo card"]
+    errors = []
+    for key in ("base_model", "datasets"):
+        for value in _texts(card.get(key)):
+            if not _REPO_ID.fullmatch(value):
+                errors.append(f'"{key}" with value "{value}" is not valid. Use a repo id such as "owner/name".')
+    for key, kinds in {"license": str, "library_name": str, "pipeline_tag": str, "tags": list}.items():
+        if card.get(key) is not None and not isinstance(card[key], kinds):
+            errors.append(f'"{key}" must be a {"list" if kinds is list else "string"}')
+    relation = card.get("base_model_relation")
+    if relation is not None and relation not in _RELATIONS:
+        errors.append(f'"base_model_relation" must be one of {", ".join(_RELATIONS)}')
+    return errors + _index_errors(card.get("model-index")), []
+
+
+def _index_errors(index: Any) -> list[str]:
+    if index is None:
+        return []
+    if not isinstance(index, list):
+        return ['"model-index" must be an array']
+    errors = []
+    for number, model in enumerate(index):
+        if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+            errors.append(f'"model-index[{number}].name" is required')
+        results = model.get("results") if isinstance(model, dict) else None
+        if not isinstance(results, list):
+            errors.append(f'"model-index[{number}].results" must be an array')
+            continue
+        for place, result in enumerate(results):
+            where = f"model-index[{number}].results[{place}]"
+            if not isinstance(result, dict):
+                errors.append(f'"{where}" must be an object')
+                continue
+            if not isinstance(result.get("task"), dict) or not result["task"].get("type"):
+                errors.append(f'"{where}.task.type" is required')
+            data = result.get("dataset")
+            if not isinstance(data, dict) or not data.get("type") or not data.get("name"):
+                errors.append(f'"{where}.dataset" needs a "type" and a "name"')
+            metrics = result.get("metrics")
+            if not isinstance(metrics, list) or not all(
+                isinstance(metric, dict) and metric.get("type") and "value" in metric for metric in metrics
+            ):
+                errors.append(f'"{where}.metrics" must be an array of objects with "type" and "value"')
+    return errors
+
+
+def card_of(repo: Repo, commit: Commit) -> dict[str, Any]:
+    """The front matter of a commit's README; empty if there is none that can be read."""
+    file = commit.files.get(CARD)
+    return dict(_card_at(repo.objects.path(file.sha256))) if file is not None else {}
+
+
+@functools.lru_cache(maxsize=4096)
+def _card_at(path: Path) -> dict[str, Any]:
+    # The path names the content, so what was read once stays right.
+    try:
+        return read_card(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+@functools.lru_cache(maxsize=4096)
+def _json_at(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if os.path.getsize(path) < 1 << 20 else {}
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def config_of(repo: Repo, commit: Commit) -> dict[str, Any]:
+    """What the Hub shows of ``config.json`` and ``adapter_config.json``."""
+    shown: dict[str, Any] = {}
+    if file := commit.files.get("config.json"):
+        config = _json_at(repo.objects.path(file.sha256))
+        shown |= {key: config[key] for key in ("architectures", "model_type") if key in config}
+    if file := commit.files.get("adapter_config.json"):
+        config = _json_at(repo.objects.path(file.sha256))
+        shown["peft"] = {key: config.get(key) for key in ("base_model_name_or_path", "task_type")}
+    return shown
+
+
+def tags_of(repo: Repo, commit: Commit) -> list[str]:
+    """The tags by which a repo is found: those of the card and those that follow from it and from the files."""
+    card = card_of(repo, commit)
+    names = set(commit.files)
+    tags = [library_of(repo, commit), card.get("pipeline_tag")]
+    tags += ["safetensors"] if any(name.endswith(".safetensors") for name in names) else []
+    tags += _texts(card.get("tags"))
+    tags += _texts(card.get("language"))
+    relation = card.get("base_model_relation") or ("adapter" if "adapter_config.json" in names else None)
+    for base in _texts(card.get("base_model")):
+        tags.append(f"base_model:{base}")
+        if relation:
+            tags.append(f"base_model:{relation}:{base}")
+    tags += [f"dataset:{name}" for name in _texts(card.get("datasets"))]
+    tags += [f"license:{name}" for name in _texts(card.get("license"))]
+    return list(dict.fromkeys(tag for tag in tags if isinstance(tag, str) and tag))
+
+
+def library_of(repo: Repo, commit: Commit) -> str | None:
+    """The library of a model: the card's, else ``peft`` or ``transformers`` by its files."""
+    named = card_of(repo, commit).get("library_name")
+    if isinstance(named, str):
+        return named
+    if repo.type != "model":
+        return None
+    if "adapter_config.json" in commit.files:
+        return "peft"
+    return "transformers" if "config.json" in commit.files else None
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if isinstance(item, str) and item]

@@ -1,0 +1,152 @@
+"""All repos under one root, and who may add, move and delete them on the disk.
+
+    ROOT/repos/models--alice--name/     a repo (see repo.py); lower case, since names differ by more than their case
+    ROOT/trash/                         on its way out; emptied at the next start
+    ROOT/.lock                          held by the one process that may write
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hfplug.adapters import atomic
+from hfplug.errors import HubConflictError
+from hfplug.hub.server.names import check_repo_name
+from hfplug.hub.server.repo import Repo
+from hfplug.hub.server.routing import Refusal
+from hfplug.hub.server.store import make_folder
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class Shelf:
+    """The repos under one root.
+
+    Args:
+        root: The folder; made if it is not there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = threading.RLock()
+        make_folder(root / "repos")
+        make_folder(root / "trash")
+        self._repos: dict[tuple[str, str], Repo] = {}
+        for folder in sorted((root / "repos").iterdir()):
+            if (folder / "state.json").is_file():
+                repo = Repo(folder)
+                self._repos[repo.type, repo.id.lower()] = repo
+
+    def tidy(self) -> None:
+        """Put right what a killed process left. Only by the one process that may write."""
+        for folder in (self.root / "trash").iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in list((self.root / "repos").iterdir()):
+            if not (folder / "state.json").is_file():
+                shutil.rmtree(folder, ignore_errors=True)  # killed while it was being made
+        for repo in self._repos.values():
+            repo.objects.sweep()
+            place = self._place(repo.type, repo.id)
+            if repo.folder != place and not place.exists():  # killed while it was being moved
+                os.rename(repo.folder, place)
+                self._repos[repo.type, repo.id.lower()] = Repo(place)
+
+    def find(self, type: str, id: str) -> Repo | None:
+        """A repo by its type and id, in any case; None if there is none."""
+        return self._repos.get((type, id.lower()))
+
+    def all(self, type: str) -> list[Repo]:
+        """Every repo of a type, in the order of their ids."""
+        with self._lock:
+            return [repo for key, repo in sorted(self._repos.items()) if key[0] == type]
+
+    def create(self, type: str, owner: str, name: str, **more: Any) -> Repo:
+        """Make a repo.
+
+        Raises:
+            Refusal: The name cannot be one (400), or there is such a repo (409).
+        """
+        id = f"{check_repo_name(owner)}/{check_repo_name(name)}"
+        with self._lock:
+            if self.find(type, id) is not None:
+                raise Refusal(409, "You already created this repo")
+            repo = Repo.create(self._place(type, id), type=type, id=id, **more)
+            self._repos[type, id.lower()] = repo
+        return repo
+
+    def adopt(self, folder: Path) -> Repo:
+        """Take in a whole repo that lies in a folder under the same root, by renaming that folder."""
+        with self._lock:
+            found = Repo(folder)
+            place = self._place(found.type, found.id)
+            if self.find(found.type, found.id) is not None or place.exists():
+                raise Refusal(409, f"there is a {found.type} {found.id!r} already")
+            os.rename(folder, place)
+            atomic.sync_folder(place.parent)
+            self._repos[found.type, found.id.lower()] = repo = Repo(place)
+        return repo
+
+    def move(self, repo: Repo, id: str) -> Repo:
+        """Give a repo another id; links to the old one stop working.
+
+        Raises:
+            Refusal: The name cannot be one (400), or there is such a repo (409).
+        """
+        owner, _, name = id.partition("/")
+        check_repo_name(owner)
+        check_repo_name(name)
+        with self._lock, repo.lock:
+            old_key, key = (repo.type, repo.id.lower()), (repo.type, id.lower())
+            if key != old_key and key in self._repos:
+                raise Refusal(409, f"there is a {repo.type} {id!r} already")
+            with repo.changing() as state:
+                state["id"] = id
+            place = self._place(repo.type, id)
+            if place != repo.folder:
+                os.rename(repo.folder, place)
+                atomic.sync_folder(place.parent)
+            del self._repos[old_key]
+            self._repos[key] = moved = Repo(place)
+        return moved
+
+    def delete(self, repo: Repo) -> None:
+        """Delete a repo with all its contents."""
+        with self._lock, repo.lock:
+            del self._repos[repo.type, repo.id.lower()]
+            trash = self.root / "trash" / secrets.token_hex(8)
+            os.rename(repo.folder, trash)
+            atomic.sync_folder(self.root / "repos")
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def _place(self, type: str, id: str) -> Path:
+        return self.root / "repos" / f"{type}s--{id.replace('/', '--')}".lower()
+
+
+@contextlib.contextmanager
+def sole_writer(root: Path) -> Iterator[None]:
+    """Hold the root for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        HubConflictError: Another process holds it.
+    """
+    make_folder(root)
+    with open(root / ".lock", "ab") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise HubConflictError(
+                    f"{root} is being served by another process; a Hub on loopback is one process.",
+                    fix="Stop that process first, or use its address.",
+                ) from None
+        yield
