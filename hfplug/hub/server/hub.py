@@ -10,6 +10,7 @@ from hfplug.hub.server.repo import Repo
 from hfplug.hub.server.routing import Call, Refusal
 from hfplug.hub.server.shelf import Shelf
 from hfplug.hub.server.tickets import Tickets
+from hfplug.hub.server.xet_store import XorbStore
 
 
 class Hub:
@@ -21,7 +22,7 @@ class Hub:
         page_size: Rows of one page of a listing.
 
     Attributes:
-        shelf: Its repos. access: Its users. tickets: Signed permissions for one thing.
+        shelf: Its repos. access: Its users. tickets: Signed permissions for one thing. xorbs: What came through Xet.
     """
 
     def __init__(self, root: Path, *, tokens: Mapping[str, str] | None = None, page_size: int = 1000) -> None:
@@ -29,6 +30,7 @@ class Hub:
         self.shelf = Shelf(root)
         self.access = Access(root, tokens)
         self.tickets = Tickets(signing_key(root))
+        self.xorbs = XorbStore(root / "xet")
         self.page_size = page_size
 
 

@@ -32,7 +32,6 @@ from hfplug.hub.server.routing import Call, Refusal, Router
 from hfplug.hub.server.xet_files import NoSpaceError, Piece, Plan, RangeError, ShardError, XetFiles
 from hfplug.hub.server.xet_formats import LARGEST_SHARD, LARGEST_XORB, Shard, XetFormatError
 from hfplug.hub.server.xet_hashes import from_text, to_text
-from hfplug.hub.server.xet_store import XorbStore
 
 CONTENT_SERVER = "/api/xet"
 TOKEN_SECONDS = 15 * 60
@@ -59,11 +58,6 @@ def add_routes(router: Router) -> None:
     router.add("GET", f"{CONTENT_SERVER}/v2/reconstructions/{{file}}", _reconstruction_v2, caller="ticket")
     router.add("GET", f"{v1}/chunks/{{prefix}}/{{chunk}}", _find_chunk, caller="ticket")
     router.add("GET", f"{v1}/blobs/{{xorb}}", _blob, caller="ticket")
-
-
-def xorb_store(root: Path) -> XorbStore:
-    """The xorbs of the Hub in ``root``."""
-    return XorbStore(root / "xet")
 
 
 def resolve_headers(call: Call, repo: Repo, oid: str, sha256: str) -> dict[str, str]:
@@ -140,7 +134,7 @@ async def _upload_xorb(call: Call) -> Response:
     if call.names["prefix"] != "default":
         raise Refusal(400, "the only prefix of xorbs is 'default'")
     xorb = _hash(call, "xorb")
-    store = xorb_store(call.hub.root)
+    store = call.hub.xorbs
     draft = await run_in_threadpool(store.draft)
     try:
         await _receive(call, draft, _LARGEST_XORB_BODY)
@@ -152,7 +146,7 @@ async def _upload_xorb(call: Call) -> Response:
 
 async def _upload_shard(call: Call) -> Response:
     repo = await run_in_threadpool(_granted, call, "write")
-    store = xorb_store(call.hub.root)
+    store = call.hub.xorbs
     draft = await run_in_threadpool(store.draft)
     try:
         await _receive(call, draft, _LARGEST_SHARD_BODY)
@@ -224,9 +218,11 @@ def _plan(call: Call) -> Plan:
             raise Refusal(400, "a range is written as bytes=FIRST-LAST")
         start, end = int(found[1]), int(found[2]) + 1 if found[2] else None
     try:
-        plan = XetFiles(repo.objects, xorb_store(call.hub.root)).plan(_hash(call, "file"), start, end)
+        plan = XetFiles(repo.objects, call.hub.xorbs).plan(_hash(call, "file"), start, end)
     except RangeError as error:
         raise Refusal(416, str(error)) from None
+    except XetFormatError as error:
+        raise Refusal(404, f"{error}; download without Xet (HF_HUB_DISABLE_XET=1)") from None
     if plan is None:
         raise Refusal(404, "this repo has no file with that Xet hash", code="EntryNotFound")
     return plan
@@ -259,9 +255,9 @@ def _links(
     call: Call, xorb: bytes, ranges: list[tuple[int, int]]
 ) -> Iterator[tuple[dict[str, int], str, dict[str, int]]]:
     """For each range of chunks: the range, a link to its bytes, and their place in the xorb (last one included)."""
-    index = xorb_store(call.hub.root).index(xorb)
+    index = call.hub.xorbs.index(xorb)
     if index is None:
-        raise Refusal(404, f"xorb {to_text(xorb)} has gone")
+        raise Refusal(404, f"xorb {to_text(xorb)} has gone; download without Xet (HF_HUB_DISABLE_XET=1)")
     for start, end in ranges:
         first, last = index.place(start), index.place(end) - 1
         claims = {"use": "xorb", "xorb": to_text(xorb), "first": first, "last": last}
@@ -285,12 +281,14 @@ def _blob(call: Call) -> Response:
     asked = call.request.headers.get("range")
     if asked is not None and asked.strip() != f"bytes={first}-{last}":
         raise Refusal(403, f"this link is for the bytes {first}-{last}")
-    path = xorb_store(call.hub.root).path(xorb)
-    if not path.is_file():
+    index = call.hub.xorbs.index(xorb)
+    if index is None:
         raise Refusal(404, f"xorb {call.names['xorb']} has gone")
     headers = {"Content-Length": str(last + 1 - first)}
-    headers["Content-Range"] = f"bytes {first}-{last}/{path.stat().st_size}"
-    return StreamingResponse(_read(path, first, last + 1), 206, headers, "application/octet-stream")
+    headers["Content-Range"] = f"bytes {first}-{last}/{index.place(len(index))}"
+    return StreamingResponse(
+        _read(call.hub.xorbs.path(xorb), first, last + 1), 206, headers, "application/octet-stream"
+    )
 
 
 def _read(path: Path, start: int, end: int) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Where the loopback Hub keeps xorbs: each one whole and verified, or not at all.
 
-    xorbs/ab/cdef….chunks   one entry of 40 bytes a chunk: its hash (32), where it ends (4), its bytes of content (4)
-    xorbs/ab/cdef….xorb     the chunks as they came, without the footer; written last, so that both are there
+    xorbs/ab/cdef…  the chunks as they came, without the footer | an entry for each chunk | the number of chunks (4)
+                    where an entry is the chunk's hash (32), where it ends (4), its bytes of content (4)
     incoming/               being written; emptied when the store is opened by a server
 
 A xorb belongs to no repo. The client remembers for weeks which chunks it has sent to which server and does not
@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,11 +31,12 @@ from hfplug.hub.server.xet_hashes import Leaf, from_text, hash_chunk, hash_xorb,
 KEEP_SECONDS = 30 * 24 * 3600
 
 _CHUNK = struct.Struct("<32sII")
+_COUNT = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
 class XorbIndex:
-    """Which chunks a xorb holds, and where; as in the ``.chunks`` file."""
+    """Which chunks a xorb holds, and where."""
 
     entries: bytes
 
@@ -68,8 +70,8 @@ class XorbIndex:
         raise ValueError(f"the chunks {start} to {end} hold {before} bytes; there is no byte {offset}")
 
     def place(self, chunk: int) -> int:
-        """Where chunk ``chunk`` starts in the ``.xorb`` file; for the number of chunks, where the last one ends."""
-        return 0 if not chunk else int(_CHUNK.unpack_from(self.entries, (chunk - 1) * _CHUNK.size)[1])
+        """Where chunk ``chunk`` starts in the xorb; for the number of chunks, where the last one ends."""
+        return int(_CHUNK.unpack_from(self.entries, (chunk - 1) * _CHUNK.size)[1]) if chunk else 0
 
 
 class XorbStore:
@@ -81,24 +83,38 @@ class XorbStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # An index never changes, and a shard asks for the same few again and again.
+        self._lock = threading.Lock()
+        # A shard asks for the same few again and again. A file is replaced, never changed, so its inode tells it.
         self._indexes = functools.lru_cache(maxsize=16)(self._read_index)
 
     def path(self, xorb: bytes) -> Path:
         """Where the chunks of a xorb lie or would lie."""
         text = to_text(xorb)
-        return self.folder / "xorbs" / text[:2] / f"{text[2:]}.xorb"
+        return self.folder / "xorbs" / text[:2] / text[2:]
 
     def has(self, xorb: bytes) -> bool:
         """Whether the whole xorb is there."""
-        return self.path(xorb).is_file()
+        return self.index(xorb) is not None
 
     def index(self, xorb: bytes) -> XorbIndex | None:
-        """The chunks of a xorb; None if it is not there."""
-        return self._indexes(xorb) if self.has(xorb) else None
+        """The chunks of a xorb; None if it is not there, or was cut short since."""
+        path = self.path(xorb)
+        try:
+            found = path.stat()
+            return self._indexes(path, found.st_ino, found.st_size)
+        except FileNotFoundError:
+            return None
 
-    def _read_index(self, xorb: bytes) -> XorbIndex:
-        return XorbIndex(self.path(xorb).with_suffix(".chunks").read_bytes())
+    def _read_index(self, path: Path, inode: int, size: int) -> XorbIndex | None:
+        with open(path, "rb") as file:
+            file.seek(max(0, size - _COUNT.size))
+            tail = file.read(_COUNT.size)
+            start = size - _COUNT.size - _CHUNK.size * _COUNT.unpack(tail)[0] if len(tail) == _COUNT.size else 0
+            if start <= 0:
+                return None
+            file.seek(start)
+            index = XorbIndex(file.read(size - _COUNT.size - start))
+        return index if len(index) and index.place(len(index)) == start else None
 
     def mark_used(self, xorb: bytes) -> None:
         """Note that somebody has just named a xorb, so that ``sweep`` lets it live."""
@@ -127,13 +143,19 @@ class XorbStore:
                 self.mark_used(xorb)
                 return "there already"
             entries, size = self._verify(draft, xorb)
-            target = self.path(xorb)
-            make_folder(target.parent)
-            atomic.write_bytes(target.with_suffix(".chunks"), entries)
             with open(draft, "rb+") as file:
                 file.truncate(size)
+                file.seek(size)
+                file.write(entries + _COUNT.pack(len(entries) // _CHUNK.size))
+                file.flush()
                 os.fsync(file.fileno())
-            os.replace(draft, target)
+            target = self.path(xorb)
+            make_folder(target.parent)
+            # The same chunks can be packed otherwise. The first one stays, since there may be links into it.
+            with self._lock:
+                if self.has(xorb):
+                    return "there already"
+                os.replace(draft, target)
             atomic.sync_folder(target.parent)
             return "added"
         finally:
@@ -187,10 +209,9 @@ class XorbStore:
         """
         shutil.rmtree(self.folder / "incoming", ignore_errors=True)
         deleted = 0
-        for path in self.folder.glob("xorbs/??/*.xorb"):
-            xorb = from_text(path.parent.name + path.stem)
+        for path in self.folder.glob("xorbs/??/*"):
+            xorb = from_text(path.parent.name + path.name)
             if xorb not in named and time.time() - path.stat().st_mtime > older_than:
                 path.unlink()
-                path.with_suffix(".chunks").unlink(missing_ok=True)
                 deleted += 1
         return deleted
