@@ -1,12 +1,12 @@
-"""Calls of the Xet protocol: a content server beside the Hub, under ``/api/xet``, for hf-xet 1.x.
+"""Calls of the Xet protocol: a content server beside the Hub, under ``/api/xet/{store}``, for hf-xet 1.x.
 
     GET  /api/{types}/{owner}/{name}/xet-read-token/{revision}     a token for the calls below
     GET  /api/{types}/{owner}/{name}/xet-write-token/{revision}
-    POST /api/xet/v1/xorbs/{prefix}/{xorb}          write   chunks, up to 64 MiB
-    POST /api/xet/v1/shards                         write   which chunks make up which files
-    GET  /api/xet/v1|v2/reconstructions/{file}      read    where to fetch what a file is made of
-    GET  /api/xet/v1/chunks/{prefix}/{chunk}        read    404: the client knows itself what it has sent
-    GET  /api/xet/v1/blobs/{xorb}?ticket=…                  a part of a xorb
+    POST …/v1/xorbs/{prefix}/{xorb}             write   chunks, up to 64 MiB
+    POST …/v1/shards                            write   which chunks make up which files
+    GET  …/v1|v2/reconstructions/{file}         read    where to fetch what a file is made of
+    GET  …/v1/chunks/{prefix}/{chunk}           read    404: the client knows itself what it has sent
+    GET  …/v1/blobs/{xorb}?ticket=…                     a part of a xorb
 
 Newer forms of the two uploads (``/v1/xorb-grants``, ``/v2/shards``) answer 404, upon which the client takes
 these. A token is a ticket that names a repo, a user, and reading or writing; what that user may do with that
@@ -33,7 +33,6 @@ from hfplug.hub.server.xet_files import NoSpaceError, Piece, Plan, RangeError, S
 from hfplug.hub.server.xet_formats import LARGEST_SHARD, LARGEST_XORB, Shard, XetFormatError
 from hfplug.hub.server.xet_hashes import from_text, to_text
 
-CONTENT_SERVER = "/api/xet"
 TOKEN_SECONDS = 15 * 60
 LINK_SECONDS = 60 * 60
 
@@ -51,11 +50,11 @@ def add_routes(router: Router) -> None:
     """Add the calls of this file."""
     router.add("GET", f"{_REPO}/xet-read-token/{{revision}}", _read_token)
     router.add("GET", f"{_REPO}/xet-write-token/{{revision}}", _write_token)
-    v1 = f"{CONTENT_SERVER}/v1"
+    v1 = "/api/xet/{store}/v1"
     router.add_streaming("POST", f"{v1}/xorbs/{{prefix}}/{{xorb}}", _upload_xorb, caller="ticket")
     router.add_streaming("POST", f"{v1}/shards", _upload_shard, caller="ticket")
     router.add("GET", f"{v1}/reconstructions/{{file}}", _reconstruction_v1, caller="ticket")
-    router.add("GET", f"{CONTENT_SERVER}/v2/reconstructions/{{file}}", _reconstruction_v2, caller="ticket")
+    router.add("GET", "/api/xet/{store}/v2/reconstructions/{file}", _reconstruction_v2, caller="ticket")
     router.add("GET", f"{v1}/chunks/{{prefix}}/{{chunk}}", _find_chunk, caller="ticket")
     router.add("GET", f"{v1}/blobs/{{xorb}}", _blob, caller="ticket")
 
@@ -77,6 +76,11 @@ def resolve_headers(call: Call, repo: Repo, oid: str, sha256: str) -> dict[str, 
     return {"X-Xet-Hash": xet_hash, "X-Xet-Refresh-Route": url, "Link": f'<{url}>; rel="xet-auth"'}
 
 
+def content_server(call: Call) -> str:
+    """The address that the Xet client calls (``casUrl``)."""
+    return f"{call.base_url}/api/xet/{call.hub.xorbs.name()}"
+
+
 def _read_token(call: Call) -> Response:
     repo = readable(call)
     check_not_gated(repo, call.user)
@@ -95,7 +99,7 @@ def _token(call: Call, repo: Repo, access: str) -> Response:
     claims = {"use": "xet", "type": repo.type, "repo": repo.id, "user": call.user, "access": access}
     token = call.hub.tickets.issue(claims, seconds=TOKEN_SECONDS)
     expires = int(time.time()) + TOKEN_SECONDS
-    url = call.base_url + CONTENT_SERVER
+    url = content_server(call)
     headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expires)}
     headers["Cache-Control"] = "no-store"
     return JSONResponse({"casUrl": url, "accessToken": token, "exp": expires}, headers=headers)
@@ -262,7 +266,7 @@ def _links(
         first, last = index.place(start), index.place(end) - 1
         claims = {"use": "xorb", "xorb": to_text(xorb), "first": first, "last": last}
         ticket = call.hub.tickets.issue(claims, seconds=LINK_SECONDS)
-        url = f"{call.base_url}{CONTENT_SERVER}/v1/blobs/{to_text(xorb)}?ticket={ticket}"
+        url = f"{content_server(call)}/v1/blobs/{to_text(xorb)}?ticket={ticket}"
         yield {"start": start, "end": end}, url, {"start": first, "end": last}
 
 

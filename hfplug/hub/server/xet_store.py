@@ -87,6 +87,19 @@ class XorbStore:
         # A shard asks for the same few again and again. A file is replaced, never changed, so its inode tells it.
         self._indexes = functools.lru_cache(maxsize=16)(self._read_index)
 
+    def name(self) -> str:
+        """A name that no other store has, nor this one after it has been emptied.
+
+        The client remembers what it has sent by the address that it sent it to. Without such a name in it, a
+        server that was emptied would be told to use xorbs that it no longer has, for weeks.
+        """
+        path = self.folder / "name"
+        with self._lock:
+            if not path.is_file():
+                make_folder(self.folder)
+                atomic.write_text(path, secrets.token_hex(8))
+            return path.read_text(encoding="ascii")
+
     def path(self, xorb: bytes) -> Path:
         """Where the chunks of a xorb lie or would lie."""
         text = to_text(xorb)
