@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,59 +134,65 @@ def _hash(call: Call, name: str) -> bytes:
 
 
 async def _upload_xorb(call: Call) -> Response:
-    await run_in_threadpool(_granted, call, "write")
-    if call.names["prefix"] != "default":
-        raise Refusal(400, "the only prefix of xorbs is 'default'")
-    xorb = _hash(call, "xorb")
-    store = call.hub.xorbs
-    draft = await run_in_threadpool(store.draft)
-    try:
-        await _receive(call, draft, _LARGEST_XORB_BODY)
-        outcome = await _refusing(lambda: store.add(draft, xorb))
-    finally:
-        draft.unlink(missing_ok=True)
+    def keep(_: Repo, draft: Path) -> str:
+        if call.names["prefix"] != "default":
+            raise Refusal(400, "the only prefix of xorbs is 'default'")
+        return call.hub.xorbs.add(draft, _hash(call, "xorb"))
+
+    outcome = await _receive(call, _LARGEST_XORB_BODY, keep)
     return JSONResponse({"was_inserted": outcome == "added"})
 
 
 async def _upload_shard(call: Call) -> Response:
-    repo = await run_in_threadpool(_granted, call, "write")
-    store = call.hub.xorbs
-    draft = await run_in_threadpool(store.draft)
-    try:
-        await _receive(call, draft, _LARGEST_SHARD_BODY)
-        count = await _refusing(lambda: XetFiles(repo.objects, store).take_in(Shard(draft.read_bytes())))
-    finally:
-        draft.unlink(missing_ok=True)
+    def keep(repo: Repo, draft: Path) -> int:
+        return XetFiles(repo.objects, call.hub.xorbs).take_in(Shard(draft.read_bytes()))
+
+    count = await _receive(call, _LARGEST_SHARD_BODY, keep)
     return JSONResponse({"result": 1 if count else 0})
 
 
-async def _refusing(work: Callable[[], _Result]) -> _Result:
-    """Do ``work`` in a thread; what is wrong with the bytes becomes a Refusal."""
+async def _receive(call: Call, most: int, keep: Callable[[Repo, Path], _Result]) -> _Result:
+    """Take the body of an upload into a file, and hand it over in a worker thread.
+
+    Args:
+        most: Bytes that the body may have.
+        keep: Given the repo of the caller's token, and the file, which it may take away.
+
+    Raises:
+        Refusal: The caller may not write; the body is too long (413), is not what it should be (400), or finds
+            no room on the disk (507). The file is gone then.
+    """
+    body = call.request.stream()
     try:
-        return await run_in_threadpool(work)
+        repo = await run_in_threadpool(_granted, call, "write")
+    except Refusal:
+        await _discard(body, most)
+        raise
+    draft = await run_in_threadpool(call.hub.xorbs.draft)
+    try:
+        size = 0
+        with open(draft, "xb") as file:
+            async for piece in body:
+                size += len(piece)
+                if size > most:
+                    await _discard(body, most)
+                    raise Refusal(413, f"at most {most:,} bytes can be sent in this call")
+                file.write(piece)
+        return await run_in_threadpool(keep, repo, draft)
     except (XetFormatError, ShardError) as error:
         raise Refusal(400, str(error)) from error
     except NoSpaceError as error:
         raise Refusal(507, str(error)) from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
-async def _receive(call: Call, draft: Path, most: int) -> None:
-    """Write the body of a call to ``draft``, and no more than ``most`` bytes of it.
-
-    Raises:
-        Refusal: It is longer (413).
-    """
-    too_long = Refusal(413, f"at most {most:,} bytes can be sent in this call")
-    announced = call.request.headers.get("content-length") or ""
-    if announced.isdecimal() and int(announced) > most:
-        raise too_long
-    size = 0
-    with open(draft, "xb") as file:
-        async for piece in call.request.stream():
-            size += len(piece)
-            if size > most:
-                raise too_long
-            file.write(piece)
+async def _discard(body: AsyncIterator[bytes], most: int) -> None:
+    """Read on for so many bytes: whoever is still sending when it is refused sees a broken line, not the reason."""
+    async for piece in body:
+        most -= len(piece)
+        if most < 0:
+            return
 
 
 def _reconstruction_v1(call: Call) -> Response:
