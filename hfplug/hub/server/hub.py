@@ -20,18 +20,26 @@ class Hub:
         root: Its folder.
         tokens: Tokens and their users, beside those stored in the folder.
         page_size: Rows of one page of a listing.
+        part_size: Bytes of one part of an upload through LFS; a larger file is sent in several.
 
     Attributes:
         shelf: Its repos. access: Its users. tickets: Signed permissions for one thing. xorbs: What came through Xet.
     """
 
-    def __init__(self, root: Path, *, tokens: Mapping[str, str] | None = None, page_size: int = 1000) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        tokens: Mapping[str, str] | None = None,
+        page_size: int = 1000,
+        part_size: int = 64 << 20,
+    ) -> None:
         self.root = root
         self.shelf = Shelf(root)
         self.access = Access(root, tokens)
         self.tickets = Tickets(signing_key(root))
         self.xorbs = XorbStore(root / "xet")
-        self.page_size = page_size
+        self.page_size, self.part_size = page_size, part_size
 
 
 def readable(call: Call) -> Repo:

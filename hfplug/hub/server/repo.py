@@ -111,7 +111,7 @@ class Repo:
         state = self.state
         kind, _, name = revision.removeprefix("refs/").partition("/") if revision.startswith("refs/") else ("", "", "")
         if kind == "pr":
-            found = pull_request(state, name)["head"] if pull_request(state, name) else None
+            found = (pull_request(state, name) or {}).get("head")
         elif kind in ("heads", "tags"):
             found = state["branches"].get(name) if kind == "heads" else state["tags"].get(name, {}).get("commit")
         else:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -32,18 +32,27 @@ class Refusal(Exception):
         status: The HTTP status.
         message: What the client shows to its user.
         code: ``X-Error-Code``, from which the client picks its exception: RepoNotFound, RevisionNotFound, …
-        body: More keys of the JSON body.
+        body: More keys of the JSON body. headers: More headers.
     """
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, body: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.body = status, message, code, dict(body or {})
+        self.status, self.message, self.code = status, message, code
+        self.body, self.headers = dict(body or {}), dict(headers or {})
 
     def response(self) -> Response:
         """The answer as it is sent."""
         # A header holds no line ends and no letters outside latin-1; names from a URL may have both.
         text = re.sub(r"[^\x20-\x7e]", "?", self.message)
-        headers = {"X-Error-Message": text, **({"X-Error-Code": self.code} if self.code else {})}
+        headers = {**self.headers, "X-Error-Message": text, **({"X-Error-Code": self.code} if self.code else {})}
         return JSONResponse({"error": self.message, **self.body}, self.status, headers)
 
 
@@ -69,6 +78,11 @@ class Call:
     def base_url(self) -> str:
         """The endpoint as the caller wrote it, without a slash at the end."""
         return str(self.request.base_url).rstrip("/")
+
+    @property
+    def raw_path(self) -> str:
+        """The path as it came, not decoded."""
+        return raw_path(self.request)
 
     def query(self, name: str) -> str | None:
         """One query parameter, or None."""
@@ -138,8 +152,7 @@ class Router:
 
     async def answer(self, hub: Hub, request: Request) -> Response:
         """Find the handler of a request and run it; a Refusal becomes its response."""
-        raw = request.scope.get("raw_path") or request.scope["path"].encode()
-        segments = [unquote(part) for part in raw.decode("latin-1").split("/")[1:]]
+        segments = [unquote(part) for part in raw_path(request).split("/")[1:]]
         method = "GET" if request.method == "HEAD" else request.method
         try:
             for route in self._routes.get(method, ()):
@@ -149,6 +162,12 @@ class Router:
             raise Refusal(404, "this Hub has no such page or call")
         except Refusal as refusal:
             return refusal.response()
+
+
+def raw_path(request: Request) -> str:
+    """The path of a request as it came, not decoded."""
+    raw = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
+    return raw.decode("latin-1").partition("?")[0]
 
 
 async def _run(route: _Route, hub: Hub, request: Request, names: dict[str, str]) -> Response:
