@@ -10,6 +10,7 @@ Nothing outside the allow-list is ever read or copied from a training run; a pic
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -44,6 +45,7 @@ from hfplug.adapters.files import (
     refuse_foreign,
     refuse_leaving,
     same_adapter,
+    settings_sha256,
 )
 from hfplug.adapters.lock import Lock
 from hfplug.adapters.record import Record, scrub
@@ -138,6 +140,16 @@ class AdapterDir:
         """Size of the weights' files in bytes."""
         return sum(file.stat().st_size for file in self.weights)
 
+    @property
+    def weight_dtype(self) -> str | None:
+        """The number format that most of the weights are stored in, e.g. ``"bfloat16"``; None for another one."""
+        sizes: dict[str, int] = {}
+        for entry in (entry for file in self.weights for entry in read_header(file).values()):
+            start, end = entry["data_offsets"]
+            sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + end - start
+        names = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+        return names.get(max(sizes, key=lambda dtype: sizes[dtype]))
+
     def tensor_names(self) -> list[str]:
         """Names of all tensors, sorted."""
         return sorted(name for file in self.weights for name in read_header(file))
@@ -179,7 +191,8 @@ class AdapterDir:
             source: A folder to copy the adapter's files from, e.g. a Trainer's checkpoint. Never changed.
             config: Content of the configuration; replaces that of ``source``.
             weights: Tensors by name, or a safetensors file; replaces those of ``source``.
-            record, lock, task: Written if given; else those of ``source`` are kept.
+            record, lock, task: Written if given; else those of ``source`` are kept. A lock is given the sums of
+                the weights and settings that it is written with, unless all of them come from ``source`` as they are.
             card: The README's generated text; rendered from the files if not given.
             tokenizer_files: Files to take instead of the tokenizer's files in ``source``; ``[]`` for none.
 
@@ -199,6 +212,8 @@ class AdapterDir:
             for name, part in ((RECORD, record), (LOCK, lock), (TASK, task)):
                 if part is not None:
                     atomic.write_json(building / name, scrub(part.to_json()))
+            if any(part is not None for part in (lock, weights, config)):
+                _seal(building)
             _write_card(building, place, card)
             cls.open(building)
             if same_adapter(building, place):
@@ -339,6 +354,19 @@ def _copy_source(
         if not (name in TOKENIZER or (templates and is_allowed(name))):
             raise AdapterError(f"{file} is no tokenizer file.", fix=f"The names are {sorted(TOKENIZER)}.")
         copy_file(file, building / name)
+
+
+def _seal(building: Path) -> None:
+    """Note in the lock which weights and settings it was written with."""
+    adapter = AdapterDir.open(building)
+    if adapter.lock is None:
+        return
+    sealed = dataclasses.replace(
+        adapter.lock,
+        weights_sha256={file.name: file_sha256(file) for file in adapter.weights},
+        settings_sha256=settings_sha256(adapter.config) if adapter.kind == "peft" else None,
+    )
+    atomic.write_json(building / LOCK, scrub(sealed.to_json()))
 
 
 def _write_card(building: Path, place: Path, card: str | None) -> None:

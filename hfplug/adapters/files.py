@@ -11,11 +11,12 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from hfplug.adapters import atomic
+from hfplug.adapters.record import scrub
 from hfplug.errors import AdapterError, UnsafeFileError
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ TOKENIZER = frozenset(
 NAMES = OURS | TOKENIZER | {*CONFIG.values(), *WEIGHTS.values(), WEIGHTS_INDEX, "generation_config.json"}
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _CHAT_TEMPLATE = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")
+# Where things are and who wrote them: the adapter is the same whatever they say.
+_PLACES = re.compile(r"auto_mapping|inference_mode|peft_version|revision|\w*name_or_path|\w+_file|_commit_hash")
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 _TRAINERS_OWN = re.compile(r"checkpoint-\d+|trainer_state\.json|optimizer\..*|scheduler\.pt")
 
@@ -163,6 +166,12 @@ def _users_entries(folder: Path) -> Iterator[Path]:
         ours = is_allowed(entry.name) or entry.name == "additional_chat_templates"
         if not ours and not atomic.is_temporary(entry.name):
             yield entry
+
+
+def settings_sha256(config: Mapping[str, Any]) -> str:
+    """SHA-256 of ``adapter_config.json``'s content as canonical JSON, without what says where things are."""
+    kept = {key: value for key, value in scrub(config).items() if not _PLACES.fullmatch(key)}
+    return hashlib.sha256(json.dumps(_unordered(kept), sort_keys=True).encode()).hexdigest()
 
 
 def file_sha256(file: Path) -> str:

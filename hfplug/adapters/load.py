@@ -1,22 +1,40 @@
-"""From an adapter's folder back to a model that answers."""
+"""From an adapter's folder back to a model that answers as it did where it was trained."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from hfplug.adapters.adapter_dir import AdapterDir
-from hfplug.adapters.lock import check
-from hfplug.errors import AdapterError, MethodError, MismatchError, SettingError
-from hfplug.methods import TuningMethod, get_method, resolve_method
+from hfplug.adapters.files import TOKENIZER
+from hfplug.adapters.fit import (
+    check_files,
+    check_finite,
+    check_nothing_random,
+    check_tensors,
+    count_saved_labels,
+    fit_vocabulary,
+)
+from hfplug.adapters.foreign import method_of, recipe_of
+from hfplug.adapters.lock import check, verify
+from hfplug.adapters.probe import ProbeResult, compare_probe
+from hfplug.errors import AdapterError, MismatchError
 from hfplug.models.anatomy import read_anatomy
-from hfplug.models.base import read_task_type, resolve_base
+from hfplug.models.base import Base, read_task_type, resolve_base, tokenizer_source
 from hfplug.models.factory import Applied, load_base, remember
 
-_METHOD_OF_PEFT_TYPE = {"LORA": "lora", "PROMPT_TUNING": "prompt_tuning"}
+__all__ = ["find_tokenizer", "load_adapter", "method_of", "verify_probe"]
+
+logger = logging.getLogger(__name__)
+
+Verify = Literal["off", "lock", "probe"]
+_VERIFY = ("off", "lock", "probe")
+# Of PEFT, beyond those that hfplug trains.
+_FURTHER_TASK_TYPES = frozenset({"TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"})
 
 
 def load_adapter(
@@ -24,124 +42,275 @@ def load_adapter(
     *,
     base: str | Path | None = None,
     revision: str | None = None,
+    task_type: str | None = None,
     dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
     device_map: Any = None,
+    token: str | None = None,
+    tokenizer: Any = None,
     trust_remote_code: bool = False,
+    verify: Verify = "lock",
 ) -> nn.Module:
     """Load an adapter's folder, with its base at the commit that it was trained on.
 
-    Works for every folder that PEFT's ``save_pretrained`` wrote; where hfplug left a lock, the base is
-    checked against it.
+    Works for every folder that PEFT's ``save_pretrained`` wrote. Where hfplug left a lock, the base is built as the
+    lock says (commit, vocabulary, number of labels, quantisation) and compared with it; where there is none, a note
+    in the log says what could not be checked.
 
     Args:
-        path: Folder of the adapter, or of a fully tuned model.
+        path: Folder of the adapter, or of a fully tuned model. For a repo on a Hub see ``hfplug.load_from_hub``.
         base: Repo id or folder of the base, if it is not where it was.
         revision: Commit of the base, if it is not the one that the adapter names.
+        task_type: As for ``build_model``; read from the adapter and the base if None.
         dtype: As for ``build_model``.
-        device_map: As for ``from_pretrained``.
+        device: Where to put all of it, e.g. ``"cuda"``.
+        device_map: As for ``from_pretrained``; instead of ``device``.
+        token: Access token for a private or gated base.
+        tokenizer: The one that will be used; found in the adapter's folder or beside the base if None.
         trust_remote_code: Run modelling code from the base's repo.
+        verify: ``"lock"`` compares files, base, vocabulary, tokenizer, prompt and tensors with the lock.
+            ``"probe"`` also asks the model the probe's questions and compares the logits. ``"off"`` loads whatever
+            fits.
 
     Returns:
         A ``PeftModel`` (or a transformers model, for full fine-tuning) in eval mode.
 
     Raises:
-        AdapterError: if the folder is not an adapter.
-        BaseModelError: if the base cannot be found.
-        MismatchError: if the base is another one, or the adapter's tensors do not all fit.
+        AdapterError: The folder is no adapter, a file was changed since it was exported, or a weight is NaN.
+        BaseModelError: The base cannot be found.
+        MismatchError: The base, its commit or the tokenizer is another one, the adapter's tensors do not all fit, a
+            head would stay random, or the probe gives other answers.
     """
-    adapter = AdapterDir.open(path)
+    options = _options(verify, dtype, device, device_map, token)
+    adapter = _open(path)
+    if verify != "off":
+        check_files(adapter)
+        check_finite(adapter)
+        _note_what_is_unknown(adapter)
     if adapter.kind == "full":
-        return _load_full(adapter, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code)
+        model, tokenizer = _load_full(adapter, tokenizer, task_type, trust_remote_code, verify, options)
+    else:
+        found = resolve_base(
+            _base_name(adapter, base),
+            revision=revision or (adapter.base_revision if base is None else None),
+            trust_remote_code=trust_remote_code,
+            num_labels=count_saved_labels(adapter),
+            token=token,
+        )
+        model, tokenizer = _load_peft(adapter, found, tokenizer, task_type, verify, options)
+    if verify == "probe":
+        _require_same(adapter, model, tokenizer)
+    return model
+
+
+def verify_probe(adapter: AdapterDir, model: nn.Module, tokenizer: Any = None) -> ProbeResult | None:
+    """Ask a loaded model the questions in an adapter's lock.
+
+    Args:
+        adapter: The adapter.
+        model: What :func:`load_adapter` returned.
+        tokenizer: If given, the probe's text must give the same ids with it.
+
+    Returns:
+        What came of it, or None if the adapter has no probe.
+    """
+    probe = adapter.lock.probe if adapter.lock else None
+    if not probe:
+        return None
+    return compare_probe(probe, model, tokenizer, adapter_dtype=adapter.weight_dtype)
+
+
+def find_tokenizer(adapter: AdapterDir, base: Base | None, *, token: str | None = None) -> Any:
+    """The tokenizer that belongs to an adapter: from its own folder, else the base's; None if neither has one.
+
+    Args:
+        adapter: The adapter.
+        base: Its base, or None for a full model.
+        token: Access token for a private or gated base.
+    """
+    from transformers import AutoTokenizer
+
+    own = any((adapter.path / name).is_file() for name in TOKENIZER)
+    if own:
+        source, revision = str(adapter.path), None
+    elif base is not None and tokenizer_source(base.name, base.commit):
+        source, revision = base.name, base.commit
+    else:
+        return None
+    # Said aloud: left out, transformers would ask on the terminal whether to run code of the repo.
+    trust = bool(base is not None and base.trust_remote_code and not own)
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision or "main", token=token, trust_remote_code=trust)
+    except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
+        logger.warning("The tokenizer of %s cannot be read and was not compared: %s", source, _reason(error))
+        return None
+
+
+# --------------------------------------------------------------------------------------------------- parts
+
+
+def _open(path: str | Path) -> AdapterDir:
+    text = str(path)
+    if text.startswith("hf://") or (
+        text.count("/") == 1 and not text.startswith((".", "~")) and not Path(text).exists()
+    ):
+        raise AdapterError(
+            f"There is no folder {text!r}; load_adapter reads folders.",
+            fix=f"For an adapter on a Hub type: hfplug.load_from_hub({text!r})",
+        )
+    return AdapterDir.open(path)
+
+
+def _options(verify: str, dtype: Any, device: Any, device_map: Any, token: str | None) -> dict[str, Any]:
+    """What goes on to ``load_base``."""
+    if verify not in _VERIFY:
+        raise AdapterError(f"verify must be one of {', '.join(_VERIFY)}, not {verify!r}.")
+    if device is not None:
+        if device_map is not None:
+            raise AdapterError("device and device_map were both given.", fix="Pass one of them.")
+        device_map = {"": str(device)}
+    return {"dtype": dtype, "device_map": device_map, "token": token}
+
+
+def _base_name(adapter: AdapterDir, base: str | Path | None) -> str:
     name = str(base) if base is not None else adapter.base_name
     if not name:
         raise AdapterError(
-            f"The adapter in {str(path)!r} does not say which base it is for.",
+            f"The adapter in {str(adapter.path)!r} does not say which base it is for.",
             fix="Pass base='repo id or folder of the base'.",
         )
-    found = resolve_base(
-        name,
-        revision=revision or (adapter.base_revision if base is None else None),
-        trust_remote_code=trust_remote_code,
-        num_labels=adapter.num_labels,
-    )
-    task_type = read_task_type(found.config, adapter.config.get("task_type"))
+    return name
+
+
+def _load_peft(
+    adapter: AdapterDir, found: Base, tokenizer: Any, task_type: str | None, verify: Verify, options: dict[str, Any]
+) -> tuple[nn.Module, Any]:
+    kind = _task_type(adapter, found, task_type)
     method = method_of(adapter)
-    model, missing = load_base(found, task_type, method, dtype=dtype, device_map=device_map)
-    anatomy = read_anatomy(model, task_type, missing_keys=missing, revision=found.commit)
-    if adapter.lock is not None:
-        check(adapter.lock, model)
-    tuned = _put_on(model, adapter)
+    recipe = None if getattr(found.config, "quantization_config", None) else recipe_of(adapter, method)
+    model, missing = load_base(found, kind, method, quantization=recipe, **options)
+    anatomy = read_anatomy(model, kind, missing_keys=missing, revision=found.commit)
+    if verify != "off" and tokenizer is None and adapter.lock is not None and adapter.lock.tokenizer_sha256:
+        tokenizer = find_tokenizer(adapter, found, token=options["token"])
+    try:
+        rows = fit_vocabulary(model, adapter, tokenizer)
+    except MismatchError:
+        if verify != "off":
+            raise
+        rows = None
+    if verify != "off":
+        check_nothing_random(missing, adapter)
+        if adapter.lock is not None:
+            known: dict[str, Any] = {"base_commit": found.commit, "checkpoint_rows": rows}
+            check(adapter.lock, model, tokenizer, task=adapter.task, **known)
+    tuned = _put_on(model, adapter, verify)
     tuned.eval()
     remember(tuned, Applied(method=method, anatomy=anatomy, base_name=found.name, base_commit=found.commit))
-    return tuned
+    return tuned, tokenizer
 
 
-def method_of(adapter: AdapterDir) -> TuningMethod:
-    """The method that an adapter was made with: from its record, else from its PEFT configuration.
-
-    Raises:
-        MethodError: if hfplug has no such method.
-    """
-    record = adapter.record
-    if record is not None:
-        try:
-            return resolve_method(record.method, record.all_method_settings)
-        except SettingError:
-            # Written by another version: the settings of a trained adapter are in PEFT's own file anyway.
-            return get_method(record.method)()
-    peft_type = str(adapter.config.get("peft_type"))
-    if peft_type not in _METHOD_OF_PEFT_TYPE:
-        raise MethodError(
-            f"hfplug has no method for adapters of PEFT type {peft_type!r}.",
-            fix="Load it with peft.PeftModel.from_pretrained.",
-        )
-    method = get_method(_METHOD_OF_PEFT_TYPE[peft_type])
-    settings = {"num_virtual_tokens": adapter.config["num_virtual_tokens"]} if peft_type == "PROMPT_TUNING" else {}
-    return method.from_settings(settings)
-
-
-def _load_full(adapter: AdapterDir, *, dtype: Any, device_map: Any, trust_remote_code: bool) -> nn.Module:
+def _load_full(
+    adapter: AdapterDir,
+    tokenizer: Any,
+    task_type: str | None,
+    trust_remote_code: bool,
+    verify: Verify,
+    options: dict[str, Any],
+) -> tuple[nn.Module, Any]:
     found = resolve_base(adapter.path, trust_remote_code=trust_remote_code)
-    task_type = read_task_type(found.config)
-    method = get_method("full")()
-    model, missing = load_base(found, task_type, method, dtype=dtype, device_map=device_map)
+    kind = read_task_type(found.config, task_type)
+    method = method_of(adapter)
+    model, missing = load_base(found, kind, method, **options)
     if missing:
         raise MismatchError(
             f"The model in {str(adapter.path)!r} lacks {len(missing)} weights, e.g. {missing[0]}.",
             fix="Export it again from its checkpoint.",
         )
     lock = adapter.lock
-    anatomy = read_anatomy(model, task_type)
+    if verify != "off" and lock is not None:
+        if tokenizer is None and lock.tokenizer_sha256:
+            tokenizer = find_tokenizer(adapter, None)
+        _check_full(adapter, model, tokenizer)
+    anatomy = read_anatomy(model, kind)
     model.eval()
-    remember(
-        model,
-        Applied(
-            method=method,
-            anatomy=anatomy,
-            base_name=(lock.base if lock else None) or "",
-            base_commit=lock.base_commit if lock else None,
-        ),
-    )
-    return model
+    name, commit = (lock.base or "", lock.base_commit) if lock else ("", None)
+    remember(model, Applied(method=method, anatomy=anatomy, base_name=name, base_commit=commit))
+    return model, tokenizer
 
 
-def _put_on(model: nn.Module, adapter: AdapterDir) -> nn.Module:
-    from peft import PeftModel, get_peft_model_state_dict
+def _check_full(adapter: AdapterDir, model: nn.Module, tokenizer: Any) -> None:
+    """What of a lock says something about a model whose every weight was trained: all but the base's weights."""
+    assert adapter.lock is not None
+    differences = verify(adapter.lock, model, tokenizer, task=adapter.task)
+    wrong = [text for text in differences if getattr(text, "kind", "base") in ("tokenizer", "task")]
+    if wrong:
+        raise MismatchError("This model's folder does not fit its lock: " + " ".join(wrong))
+
+
+def _task_type(adapter: AdapterDir, found: Base, given: str | None) -> str:
+    named = given or adapter.config.get("task_type")
+    if given is None and named in _FURTHER_TASK_TYPES:
+        return str(named)
+    if named is None:
+        mapping = adapter.config.get("auto_mapping")
+        cls = str(mapping.get("base_model_class") or "") if isinstance(mapping, dict) else ""
+        endings = {"ForCausalLM": "causal", "LMHeadModel": "causal", "ForSequenceClassification": "classification"}
+        named = next((kind for ending, kind in endings.items() if cls.endswith(ending)), None)
+    return read_task_type(found.config, named)
+
+
+def _put_on(model: nn.Module, adapter: AdapterDir, verify: Verify) -> nn.Module:
+    from peft import PeftModel
 
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter.path))
-    except (RuntimeError, ValueError, KeyError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except KeyError as error:
         raise MismatchError(
-            f"The adapter in {str(adapter.path)!r} does not fit its base: {first_line}",
+            f"The adapter in {str(adapter.path)!r} lacks the tensor {error}, which its settings announce.",
+            fix="Export it again from its checkpoint, or pass the base that it was trained on.",
+        ) from error
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise MismatchError(
+            f"The adapter in {str(adapter.path)!r} does not fit its base: {_reason(error)}",
             fix="Pass the base that it was trained on.",
         ) from error
-    expected = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
-    came = set(adapter.tensor_names())
-    if expected - came:
-        raise MismatchError(
-            f"{len(expected - came)} tensors of the adapter in {str(adapter.path)!r} are missing, "
-            f"e.g. {sorted(expected - came)[0]}.",
-            fix="Export it again from its checkpoint, or pass the base that it was trained on.",
-        )
+    if verify != "off":
+        check_tensors(tuned, adapter)
     return tuned
+
+
+def _require_same(adapter: AdapterDir, model: nn.Module, tokenizer: Any) -> None:
+    result = verify_probe(adapter, model, tokenizer)
+    if result is None:
+        raise AdapterError(
+            f"The adapter in {str(adapter.path)!r} has no probe, so its answers cannot be compared.",
+            fix="Pass verify='lock', or export it again with this version of hfplug.",
+        )
+    if result.verdict != "same":
+        versions = adapter.lock.versions if adapter.lock else {}
+        made_with = ", ".join(
+            f"{name} {versions[name]}" for name in ("torch", "transformers", "peft") if name in versions
+        )
+        raise MismatchError(
+            f"The adapter in {str(adapter.path)!r} does not answer as it did for its author: {result}.",
+            fix=f"Load it with the base and tokenizer that the lock names, and with its versions ({made_with}).",
+        )
+    logger.info("Probe: %s", result)
+
+
+def _note_what_is_unknown(adapter: AdapterDir) -> None:
+    lock = adapter.lock
+    if lock is None:
+        logger.warning(
+            "%s has no lock of hfplug: whether this is the base, the commit, the vocabulary, the tokenizer and the"
+            " prompt that it was trained with could not be checked; only that every tensor has its place.",
+            adapter.path,
+        )
+    elif not lock.weights_sha256:
+        logger.info("The lock of %s holds no sums: whether a tensor was changed could not be checked.", adapter.path)
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong; torch puts a heading before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "size mismatch" in line), lines[0] if lines else type(error).__name__)

@@ -34,19 +34,21 @@ from hfplug.errors import AdapterError, MismatchError
 logger = logging.getLogger(__name__)
 
 LOCK_VERSION = 1
+DifferenceKind = Literal["base", "tokenizer", "task", "numerics"]
 
 
 class Difference(str):
     """One difference between a lock and a model, in words.
 
     Attributes:
-        kind: ``"base"`` or ``"tokenizer"`` (the adapter does not belong here) or ``"numerics"`` (the same
-            base in another number format: it works, with slightly other numbers).
+        kind: ``"base"``, ``"tokenizer"`` or ``"task"`` (the adapter does not belong here) or ``"numerics"``
+            (the same base in another number format, or as another version of a library describes it: it
+            works, with slightly other numbers).
     """
 
-    kind: Literal["base", "tokenizer", "numerics"]
+    kind: DifferenceKind
 
-    def __new__(cls, text: str, kind: Literal["base", "tokenizer", "numerics"]) -> Difference:
+    def __new__(cls, text: str, kind: DifferenceKind) -> Difference:
         made = super().__new__(cls, text)
         made.kind = kind
         return made
@@ -70,7 +72,9 @@ class Lock:
         dtype: Of most of the base's numbers, e.g. ``"bfloat16"``.
         quantization: The base's quantisation settings, or None.
         versions: Package name to version.
-        probe: Room for outputs on known inputs.
+        probe: A few inputs with the logits that the author saw; see ``probe.py``.
+        weights_sha256: File name to SHA-256 of the adapter's weights, filled in when they are written.
+        settings_sha256: Of ``adapter_config.json`` without keys that say where things are; None for a full model.
     """
 
     base: str | None = None
@@ -88,6 +92,8 @@ class Lock:
     quantization: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=package_versions)
     probe: Mapping[str, Any] | None = None
+    weights_sha256: Mapping[str, str] = field(default_factory=dict)
+    settings_sha256: str | None = None
     lock_version: int = LOCK_VERSION
 
     __hash__ = None  # type: ignore[assignment]  # it holds mappings
@@ -107,7 +113,7 @@ class Lock:
         """
         known = check_version(values, "lock_version", LOCK_VERSION, "lock")
         names = {item.name for item in dataclasses.fields(cls)}
-        for key in ("tensors", "versions"):
+        for key in ("tensors", "versions", "weights_sha256"):
             if not isinstance(known.get(key, {}), Mapping):
                 raise AdapterError(f"{key!r} in hfplug_lock.json must hold an object.", fix="Export the adapter again.")
         return cls(**{key: value for key, value in known.items() if key in names})
@@ -155,13 +161,25 @@ def make_lock(
     )
 
 
-def verify(lock: Lock, model: Any, tokenizer: Any = None) -> list[str]:
+def verify(
+    lock: Lock,
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    task: Task | None = None,
+    base_commit: str | None = None,
+    checkpoint_rows: int | None = None,
+) -> list[str]:
     """The differences between a lock and the model (and tokenizer) at hand, in words with what to do.
 
     Args:
         lock: Of the adapter.
         model: The base, plain or wrapped by PEFT (not merged). It is only read.
         tokenizer: Compared if given.
+        task: Its prompt is compared if given.
+        base_commit: The commit that ``model`` was read at, for the message.
+        checkpoint_rows: Rows of the embedding before it was resized. Those beyond are new after every load,
+            and are not compared.
 
     Returns:
         ``Difference`` texts; empty if the adapter belongs here and gives the same answers.
@@ -182,13 +200,20 @@ def verify(lock: Lock, model: Any, tokenizer: Any = None) -> list[str]:
     if lock.num_labels is not None and (labels := count_labels(model, config)) not in (None, lock.num_labels):
         text = f"The adapter's head has {lock.num_labels} labels; this model's has {labels}."
         found.append(Difference(f"{text} Load the base with num_labels={lock.num_labels}.", "base"))
+    weights = _compare_weights(lock, model, checkpoint_rows)
     if lock.config_sha256 and config is not None and config_sha256(config) != lock.config_sha256:
+        # Another version of transformers may write the same settings in another way.
+        rewritten = _is_other_version(lock, "transformers") and not weights
         text = f"The model's configuration is not that of the adapter's base. {load}"
-        found.append(Difference(text, "base"))
-    weights = _compare_weights(lock, model)
+        found.append(Difference(text, "numerics" if rewritten else "base"))
     if weights:
+        if base_commit and lock.base_commit and base_commit != lock.base_commit:
+            weights += f" It was read at commit {base_commit}, the adapter was made at {lock.base_commit}."
         found.append(Difference(f"{weights} {load}", "base"))
     found += _compare_tokenizers(lock, tokenizer)
+    if lock.prompt_sha256 and task is not None and sha256_of(task.prompt) != lock.prompt_sha256:
+        text = f"The prompt of task {task.name!r} is not the one that the adapter was trained with."
+        found.append(Difference(f"{text} Restore hfplug_task.json, or pull the adapter again.", "task"))
     found += _compare_numerics(lock, model, config)
     return list(found)
 
@@ -199,6 +224,7 @@ def check(
     tokenizer: Any = None,
     *,
     want: Literal["same_base", "same_numbers"] = "same_base",
+    **known: Any,
 ) -> None:
     """Refuse a model that the adapter was not made for.
 
@@ -208,11 +234,12 @@ def check(
         tokenizer: Compared if given.
         want: ``"same_base"`` lets another number format or quantisation of the same base pass, with a
             warning in the log; ``"same_numbers"`` refuses it.
+        known: ``task``, ``base_commit`` and ``checkpoint_rows``, as for :func:`verify`.
 
     Raises:
         MismatchError: The message lists every difference and what to do.
     """
-    differences = verify(lock, model, tokenizer)
+    differences = verify(lock, model, tokenizer, **known)
     wrong = [d for d in differences if want == "same_numbers" or getattr(d, "kind", "base") != "numerics"]
     for difference in differences:
         if difference not in wrong:
@@ -221,7 +248,7 @@ def check(
         raise MismatchError("This adapter does not fit the model at hand: " + " ".join(wrong))
 
 
-def _compare_weights(lock: Lock, model: Any) -> str:
+def _compare_weights(lock: Lock, model: Any, checkpoint_rows: int | None = None) -> str:
     """What is wrong with the model's weights, in words; an empty text if nothing is, or none can be read."""
     if not lock.tensors or is_merged(model):
         return ""
@@ -230,7 +257,9 @@ def _compare_weights(lock: Lock, model: Any) -> str:
     for name, expected in lock.tensors.items():
         tensor = parameters.get(name)
         found = None if tensor is None else fingerprint_tensor(tensor)
-        if tensor is None or (found is not None and not same_tensor(expected, found)):
+        is_resized = checkpoint_rows is not None and tensor is not None and tensor.shape[0] == lock.vocab_size
+        known_rows = checkpoint_rows if is_resized else None
+        if tensor is None or (found is not None and not same_tensor(expected, found, known_rows=known_rows)):
             wrong.append(name)
     if not wrong:
         return ""
@@ -244,13 +273,31 @@ def _compare_tokenizers(lock: Lock, tokenizer: Any) -> list[Difference]:
     found = []
     fix = "Load it from the adapter's folder if that holds one, else from the base at the same commit."
     if lock.tokenizer_sha256 and tokenizer_sha256(tokenizer) != lock.tokenizer_sha256:
-        text = f"The tokenizer is not the one that the adapter was trained with. {fix}"
-        found.append(Difference(text, "tokenizer"))
+        text = "The tokenizer is not the one that the adapter was trained with."
+        if length := _changed_length(lock, tokenizer):
+            text += f" {length}"
+        rewritten = _is_other_version(lock, "tokenizers") or _is_other_version(lock, "transformers")
+        if rewritten:
+            text += " The libraries have other versions too, which may be all there is to it."
+        found.append(Difference(f"{text} {fix}", "numerics" if rewritten and not length else "tokenizer"))
     template = sha256_of(getattr(tokenizer, "chat_template", None))
     if lock.chat_template_sha256 and template != lock.chat_template_sha256:
         text = f"The chat template is not the one that the adapter was trained with. {fix}"
         found.append(Difference(text, "tokenizer"))
     return found
+
+
+def _changed_length(lock: Lock, tokenizer: Any) -> str:
+    """What the number of tokens says: more than the base has rows for are certainly not the author's."""
+    length = len(tokenizer) if hasattr(tokenizer, "__len__") else 0
+    if lock.vocab_size is None or length <= lock.vocab_size:
+        return ""
+    return f"It has {length} tokens, and the adapter's base {lock.vocab_size} rows."
+
+
+def _is_other_version(lock: Lock, package: str) -> bool:
+    there = lock.versions.get(package)
+    return there is not None and there != package_versions([package]).get(package)
 
 
 def _compare_numerics(lock: Lock, model: Any, config: Any) -> list[Difference]:

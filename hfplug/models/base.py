@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfplug.errors import BaseModelError
 from hfplug.methods.method import CAUSAL, CLASSIFICATION, SEQ2SEQ, TASK_TYPES
@@ -23,6 +23,10 @@ _AUTO_CLASSES = {
     SEQ2SEQ: "AutoModelForSeq2SeqLM",
     CAUSAL: "AutoModelForCausalLM",
     CLASSIFICATION: "AutoModelForSequenceClassification",
+    # Not trained here, but an adapter that was made for them is loaded.
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
 }
 
 
@@ -51,7 +55,12 @@ class Base:
 
 
 def resolve_base(
-    base: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, num_labels: int | None = None
+    base: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    num_labels: int | None = None,
+    token: str | None = None,
 ) -> Base:
     """Find a base and pin it to one commit, without loading a weight.
 
@@ -60,6 +69,7 @@ def resolve_base(
         revision: Branch, tag or commit; None for the default branch.
         trust_remote_code: Run modelling code from the repo. Only if the user typed it.
         num_labels: Number of classes of a new classification head.
+        token: Access token for a private or gated repo.
 
     Returns:
         The base, with the commit that everything else is then read at.
@@ -80,7 +90,9 @@ def resolve_base(
             f"The base {name!r} looks like a folder, and there is no such folder.",
             fix="Pass an existing folder with a config.json, or a repo id such as google/flan-t5-base.",
         )
-    extra = {"num_labels": num_labels} if num_labels is not None else {}
+    extra: dict[str, Any] = {"num_labels": num_labels} if num_labels is not None else {}
+    if token is not None:
+        extra["token"] = token
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code, **extra)
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hfplug.errors import BaseModelError, HfplugError, MethodError
-from hfplug.methods import TuningMethod, resolve_method
+from hfplug.methods import Quantization, TuningMethod, resolve_method
 from hfplug.models import hardware
 from hfplug.models.anatomy import Anatomy, new_modules, read_anatomy
 from hfplug.models.base import Base, auto_class, read_task_type, resolve_base, task_type_of, tokenizer_source
@@ -133,6 +133,8 @@ def load_base(
     *,
     dtype: str | torch.dtype = "auto",
     device_map: Any = None,
+    token: str | None = None,
+    quantization: Quantization | None = None,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Load the weights of a base as a method wants them.
 
@@ -142,6 +144,8 @@ def load_base(
         method: The method that will be put on it.
         dtype: As for :func:`build_model`.
         device_map: As for ``from_pretrained``.
+        token: Access token for a private or gated base.
+        quantization: How to store the base where that is not the method's own choice.
 
     Returns:
         The model, and the names of the parameters that the checkpoint did not hold.
@@ -155,9 +159,11 @@ def load_base(
         "trust_remote_code": base.trust_remote_code,
         "dtype": _choose_dtype(base, method, dtype),
     }
-    recipe = method.quantization()
+    recipe = quantization or method.quantization()
     if device_map is not None:
         kwargs["device_map"] = device_map
+    if token is not None:
+        kwargs["token"] = token
     if recipe is not None:
         kwargs["quantization_config"] = bitsandbytes_config(
             recipe,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.files import refuse_foreign
 from hfplug.adapters.fingerprint import tokenizer_sha256
 from hfplug.adapters.lock import Lock, make_lock
+from hfplug.adapters.probe import make_probe
 from hfplug.adapters.record import Record
 from hfplug.adapters.task import Task
 from hfplug.errors import AdapterError
@@ -81,7 +83,10 @@ class ExporterCallback(TrainerCallback):
 
     def _export(self, args: Any, state: Any, model: Any, processing_class: Any, chosen: Path | None) -> None:
         record = record_of(model, args, state, task=self.task, data=self.data, figures=self.figures, chosen=chosen)
-        parts: dict[str, Any] = {"record": record, "lock": self._lock, "task": self.task}
+        lock, note = with_probe(self._lock, model, processing_class, task=self.task)
+        if note:
+            record = dataclasses.replace(record, notes=(*record.notes, note))
+        parts: dict[str, Any] = {"record": record, "lock": lock, "task": self.task}
         if _is_peft(model) and is_the_bases_tokenizer(processing_class, record.base, record.base_commit):
             parts["tokenizer_files"] = []
         with tempfile.TemporaryDirectory(prefix="hfplug-export-") as scratch:
@@ -182,6 +187,27 @@ def lock_of(model: nn.Module, tokenizer: Any, *, task: Task | None) -> Lock:
         task=task,
         quantization=describe_quantization(_base_of(model)),
     )
+
+
+def with_probe(
+    lock: Lock | None, model: nn.Module, tokenizer: Any, *, task: Task | None
+) -> tuple[Lock | None, str | None]:
+    """The lock with a probe of the finished model; without one, and a note why, if the model cannot be asked.
+
+    Args:
+        lock: Of the model as it was before the first step.
+        model: As ``Trainer`` holds it, with the weights that are exported. It is left as it was.
+        tokenizer: What the Trainer was given as ``processing_class``.
+        task: What was taught.
+    """
+    if lock is None:
+        return None, None
+    try:
+        return dataclasses.replace(lock, probe=make_probe(model, tokenizer, task=task)), None
+    except Exception as error:  # whatever a model of somebody's does: hours of training matter more than a probe
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        logger.warning("The adapter is exported without a probe of its answers: %s", reason)
+        return lock, f"There is no probe of its answers: {reason}"
 
 
 def is_the_bases_tokenizer(tokenizer: Any, base: str | None, commit: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, T5ForConditionalGeneration
 
 from hfplug.adapters.adapter_dir import AdapterDir
+from hfplug.adapters.files import file_sha256, settings_sha256
 from hfplug.adapters.lock import make_lock
 from hfplug.adapters.record import Record
 from hfplug.adapters.task import Task
@@ -233,7 +235,9 @@ def test_what_is_written_reads_back_whole_and_loads_in_plain_peft(
     )
     again = AdapterDir.open(tmp_path / "adapter")
     assert again == written
-    assert (again.record, again.lock, again.task) == (record, lock, TASK)
+    sums = {"adapter_model.safetensors": file_sha256(again.path / "adapter_model.safetensors")}
+    sealed = dataclasses.replace(lock, weights_sha256=sums, settings_sha256=settings_sha256(again.config))
+    assert (again.record, again.lock, again.task) == (record, sealed, TASK)
     assert (again.base_name, again.base_revision) == ("google/flan-t5-small", "a" * 40)
     assert again.sha256() == written.sha256()
     loaded = PeftModel.from_pretrained(make_model(), str(again.path)).eval()

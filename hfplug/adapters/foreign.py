@@ -1,0 +1,135 @@
+"""Which method an adapter was made with; also for the methods that PEFT has and hfplug has none of its own for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfplug.adapters.adapter_dir import AdapterDir
+from hfplug.errors import AdapterError, MethodError, SettingError
+from hfplug.methods import Quantization, TuningMethod, get_method, method_names
+from hfplug.methods.method import AnatomyView, LearningRate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+logger = logging.getLogger(__name__)
+
+_METHOD_OF_PEFT_TYPE = {"LORA": "lora", "PROMPT_TUNING": "prompt_tuning"}
+# These are no adapter of one base: their configuration names further repos, which PEFT would fetch, pickles and all.
+_REFERS_TO_OTHERS = {"XLORA": "names other adapters to be fetched"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignMethod(TuningMethod):
+    """A method that PEFT has and hfplug has not: it can be loaded, asked and switched off, but not trained here."""
+
+    name: ClassVar[str] = "foreign"
+    category: ClassVar[str] = "additive"
+    flag_prefix: ClassVar[str] = "foreign"
+    summary: ClassVar[str] = "made with PEFT; hfplug has no method of this name"
+    paper: ClassVar[str] = "see PEFT"
+    merging: ClassVar[str] = "unknown: ask PEFT's merge_and_unload"
+
+    is_prompt: ClassVar[str] = "no"
+    positions: ClassVar[int] = 0
+
+    def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
+        raise MethodError(f"hfplug has no method {self.name!r} and so no advice on its learning rate.")
+
+    def virtual_tokens(self) -> int:
+        return self.positions
+
+    @contextlib.contextmanager
+    def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:
+        if self.is_prompt == "yes":
+            # PEFT's disable_adapter leaves whatever is a prompt on in generate.
+            with get_method("prompt_tuning")().switched_off(model) as plain:
+                yield plain
+        else:
+            with super().switched_off(model) as plain:
+                yield plain
+
+
+def method_of(adapter: AdapterDir) -> TuningMethod:
+    """The method that an adapter was made with: from its record, else from its PEFT configuration.
+
+    Args:
+        adapter: An adapter's folder.
+
+    Returns:
+        The method. One that hfplug does not have is a :class:`ForeignMethod` of that name, and a note is logged.
+
+    Raises:
+        AdapterError: The installed PEFT does not know this type of adapter, or it is not one that stands alone.
+    """
+    if adapter.kind == "full":
+        return get_method("full")()
+    record = adapter.record
+    if record is not None and record.method in method_names():
+        try:
+            return get_method(record.method).from_settings(record.all_method_settings)
+        except SettingError:
+            # Written by another version: the settings of a trained adapter are in PEFT's own file anyway.
+            return get_method(record.method)()
+    peft_type = str(adapter.config.get("peft_type")).upper()
+    if peft_type not in _METHOD_OF_PEFT_TYPE:
+        return _foreign(adapter, peft_type)
+    method = get_method(_METHOD_OF_PEFT_TYPE[peft_type])
+    settings = {"num_virtual_tokens": adapter.config["num_virtual_tokens"]} if peft_type == "PROMPT_TUNING" else {}
+    return method.from_settings(settings)
+
+
+def recipe_of(adapter: AdapterDir, method: TuningMethod) -> Quantization | None:
+    """How the base is to be quantised: as the lock says, also where the method itself would not.
+
+    The format of the products is left to this machine: in one that it has no units for, they can take twenty times
+    as long.
+
+    Args:
+        adapter: An adapter's folder.
+        method: Its method.
+    """
+    own = method.quantization()
+    settings: Mapping[str, Any] = (adapter.lock.quantization if adapter.lock else None) or {}
+    if own is not None or not settings.get("load_in_4bit"):
+        return own
+    return Quantization(
+        quant_type=str(settings.get("bnb_4bit_quant_type") or "nf4"),
+        double_quant="on" if settings.get("bnb_4bit_use_double_quant") else "off",
+    )
+
+
+def _foreign(adapter: AdapterDir, peft_type: str) -> TuningMethod:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    known = {str(getattr(one, "value", one)): cls for one, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if peft_type not in known:
+        raise AdapterError(
+            f"The installed PEFT knows no adapters of type {peft_type!r} ({adapter.path}).",
+            fix="Type: pip install --upgrade peft",
+        )
+    if peft_type in _REFERS_TO_OTHERS:
+        raise AdapterError(
+            f"An adapter of type {peft_type!r} does not stand alone: it {_REFERS_TO_OTHERS[peft_type]}.",
+            fix="If you trust all of them, load it with peft.PeftModel.from_pretrained.",
+        )
+    is_prompt = bool(getattr(known[peft_type], "is_prompt_learning", False)) or "num_virtual_tokens" in adapter.config
+    takes_positions = is_prompt and peft_type in ("P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
+    name = peft_type.lower()
+    logger.warning(
+        "hfplug has no method for adapters of PEFT type %s: PEFT loads %s by itself, and hfplug checks what it can.",
+        peft_type,
+        adapter.path,
+    )
+    values = {
+        "name": name,
+        "is_prompt": "yes" if is_prompt else "no",
+        "positions": int(adapter.config.get("num_virtual_tokens") or 0) if takes_positions else 0,
+        "__doc__": ForeignMethod.__doc__,
+        "__module__": __name__,
+    }
+    return type("ForeignMethod", (ForeignMethod,), values)()
