@@ -26,7 +26,8 @@ from typing import Any, TypeVar
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from hfplug.hub.server.hub import check_not_gated, contributable, is_owner, readable, writable
+from hfplug.hub.server.hub import Hub, check_not_gated, contributable, is_owner, readable, writable
+from hfplug.hub.server.names import TYPES
 from hfplug.hub.server.repo import Repo
 from hfplug.hub.server.routing import Call, Refusal, Router
 from hfplug.hub.server.xet_files import NoSpaceError, Piece, Plan, RangeError, ShardError, XetFiles
@@ -37,9 +38,6 @@ TOKEN_SECONDS = 15 * 60
 LINK_SECONDS = 60 * 60
 
 _REPO = "/api/{types}/{owner}/{name}"
-# A footer has some 50 bytes a chunk, and the specification does not count it.
-_LARGEST_XORB_BODY = LARGEST_XORB + 4 * 1024 * 1024
-_LARGEST_SHARD_BODY = LARGEST_SHARD + 1024 * 1024
 _BLOCK = 256 * 1024
 _RANGE = re.compile(r"bytes=(\d{1,18})-(\d{0,18})")
 
@@ -74,6 +72,15 @@ def resolve_headers(call: Call, repo: Repo, oid: str, sha256: str) -> dict[str, 
         return {}
     url = f"{call.base_url}/api/{repo.type}s/{repo.id}/xet-read-token/{oid}"
     return {"X-Xet-Hash": xet_hash, "X-Xet-Refresh-Route": url, "Link": f'<{url}>; rel="xet-auth"'}
+
+
+def tidy(hub: Hub) -> None:
+    """Delete what no file is made of any more. Only while nothing is being written."""
+    named: set[bytes] = set()
+    for kind in TYPES:
+        for repo in hub.shelf.all(kind):
+            named |= XetFiles(repo.objects, hub.xorbs).xorbs_named()
+    hub.xorbs.sweep(named)
 
 
 def content_server(call: Call) -> str:
@@ -139,7 +146,7 @@ async def _upload_xorb(call: Call) -> Response:
             raise Refusal(400, "the only prefix of xorbs is 'default'")
         return call.hub.xorbs.add(draft, _hash(call, "xorb"))
 
-    outcome = await _receive(call, _LARGEST_XORB_BODY, keep)
+    outcome = await _receive(call, LARGEST_XORB, keep)
     return JSONResponse({"was_inserted": outcome == "added"})
 
 
@@ -147,7 +154,7 @@ async def _upload_shard(call: Call) -> Response:
     def keep(repo: Repo, draft: Path) -> int:
         return XetFiles(repo.objects, call.hub.xorbs).take_in(Shard(draft.read_bytes()))
 
-    count = await _receive(call, _LARGEST_SHARD_BODY, keep)
+    count = await _receive(call, LARGEST_SHARD, keep)
     return JSONResponse({"result": 1 if count else 0})
 
 

@@ -33,10 +33,13 @@ from typing import BinaryIO
 
 from hfplug.hub.server.xet_hashes import HASH_BYTES, to_text
 
-LARGEST_XORB = 64 * 1024 * 1024  # bytes as sent, without the footer (the specification's limit)
 LARGEST_CHUNK = 128 * 1024  # bytes of content (the specification's limit)
 MOST_CHUNKS = 64 * 1024  # of one xorb; the reference client cuts at 8,192
-LARGEST_SHARD = 64 * 1024 * 1024  # bytes; the reference client cuts at this size
+# Bytes as sent. The specification says 64 MiB; the reference client fills that with content, and then come the
+# chunks' headers, the little by which LZ4 can lengthen them, and a footer of some 50 bytes a chunk.
+LARGEST_XORB = 68 * 1024 * 1024
+MOST_CONTENT = 1024 * 1024 * 1024  # bytes of a xorb's content; the reference client cuts at 64 MiB
+LARGEST_SHARD = 68 * 1024 * 1024  # bytes; the reference client aims at 64 MiB
 
 CHUNK_HEADER = 8
 _FOOTER_START = b"XETBLOB"

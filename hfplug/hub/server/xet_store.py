@@ -24,7 +24,7 @@ from pathlib import Path
 
 from hfplug.adapters import atomic
 from hfplug.hub.server.store import make_folder
-from hfplug.hub.server.xet_formats import LARGEST_XORB, MOST_CHUNKS, XetFormatError, read_chunks
+from hfplug.hub.server.xet_formats import MOST_CHUNKS, MOST_CONTENT, XetFormatError, read_chunks
 from hfplug.hub.server.xet_hashes import Leaf, from_text, hash_chunk, hash_xorb, to_text
 
 # The reference client forgets what it has sent after three weeks.
@@ -178,15 +178,15 @@ class XorbStore:
         """The index of a xorb whose every chunk has been unpacked and hashed, and the bytes that its chunks take."""
         entries = bytearray()
         leaves: list[Leaf] = []
-        end = 0
+        content = end = 0
         with open(draft, "rb") as file:
             for chunk in read_chunks(file):
                 if len(leaves) == MOST_CHUNKS:
                     raise XetFormatError(f"the xorb has more than {MOST_CHUNKS} chunks")
                 leaves.append((hash_chunk(chunk.data), len(chunk.data)))
-                end = chunk.end
-                if end > LARGEST_XORB:
-                    raise XetFormatError(f"the xorb has more than {LARGEST_XORB} bytes")
+                end, content = chunk.end, content + len(chunk.data)
+                if content > MOST_CONTENT:
+                    raise XetFormatError(f"the xorb has more than {MOST_CONTENT} bytes of content")
                 entries += _CHUNK.pack(leaves[-1][0], end, len(chunk.data))
         if not leaves:
             raise XetFormatError("the xorb holds no chunk")

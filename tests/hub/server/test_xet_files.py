@@ -12,7 +12,7 @@ from xet_bytes import File, Xorb, make_shard, pack_chunk
 
 from hfplug.hub.server.store import ObjectStore
 from hfplug.hub.server.xet_files import RangeError, ShardError, XetFiles
-from hfplug.hub.server.xet_formats import Shard, XetFormatError
+from hfplug.hub.server.xet_formats import LARGEST_CHUNK, LARGEST_XORB, Shard, XetFormatError
 from hfplug.hub.server.xet_hashes import to_text
 from hfplug.hub.server.xet_store import XorbStore
 
@@ -102,6 +102,22 @@ def test_no_plan_for_an_unknown_file_nor_beyond_the_end(filled: Place) -> None:
 
 def test_a_xorb_sent_again_is_there_already(filled: Place) -> None:
     assert filled.add(ONE.body, ONE.hash) == "there already"
+
+
+def test_a_xorb_may_hold_64_mib_of_noise(place: Place) -> None:
+    xorb = Xorb([os.urandom(LARGEST_CHUNK) for _ in range(512)])
+    assert 64 << 20 < len(xorb.body) < LARGEST_XORB
+    assert place.add(xorb.body, xorb.hash) == "added"
+
+
+def test_a_xorb_that_unpacks_to_more_than_the_limit_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    xorb = Xorb([bytes(LARGEST_CHUNK)] * 16)
+    monkeypatch.setattr("hfplug.hub.server.xet_store.MOST_CONTENT", 16 * LARGEST_CHUNK - 1)
+    with pytest.raises(XetFormatError, match="bytes of content"):
+        place.add(xorb.body, xorb.hash)
+    monkeypatch.setattr("hfplug.hub.server.xet_store.MOST_CHUNKS", 15)
+    with pytest.raises(XetFormatError, match="more than 15 chunks"):
+        place.add(xorb.body, xorb.hash)
 
 
 def test_a_footer_is_not_kept(place: Place) -> None:
