@@ -229,7 +229,7 @@ def plain(value: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------ secrets
 
-_SECRET_TEXT = re.compile(
+SECRET_TEXT = re.compile(
     r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|hf_(?:jwt|oauth)_[A-Za-z0-9._-]{16,}|api_org_[A-Za-z0-9]{16,}"
     r"|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,})"
 )
@@ -253,7 +253,7 @@ def scrub(value: Any) -> Any:
         value: JSON values, nested to any depth. It is not changed.
     """
     if isinstance(value, str):
-        return _CREDENTIALS_IN_URL.sub(REMOVED + "@", _SECRET_TEXT.sub(REMOVED, value))
+        return _CREDENTIALS_IN_URL.sub(REMOVED + "@", SECRET_TEXT.sub(REMOVED, value))
     if isinstance(value, Mapping):
         return {scrub(key): scrub(item) for key, item in value.items() if not _names_a_secret(key, item)}
     if isinstance(value, (list, tuple)):
