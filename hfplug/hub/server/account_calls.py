@@ -20,8 +20,14 @@ def _whoami(call: Call) -> Response:
     token = {"displayName": "hfplug", "role": "write"}
     return JSONResponse(
         {
-            "type": "user", "id": name.lower(), "name": name, "fullname": name, "email": None, "isPro": False,
-            "orgs": [], "auth": {"type": "access_token", "accessToken": token},
+            "type": "user",
+            "id": name.lower(),
+            "name": name,
+            "fullname": name,
+            "email": None,
+            "isPro": False,
+            "orgs": [],
+            "auth": {"type": "access_token", "accessToken": token},
         }  # fmt: skip
     )
 

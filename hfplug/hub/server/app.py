@@ -16,9 +16,13 @@ from starlette.routing import Route
 
 from hfplug.hub.server import (
     account_calls,
+    collection_calls,
     commit_calls,
+    discussion_calls,
     file_calls,
     lfs_calls,
+    listing_calls,
+    ref_calls,
     repo_calls,
     xet_calls,
 )
@@ -28,7 +32,10 @@ from hfplug.hub.server.shelf import sole_writer
 
 logger = logging.getLogger(__name__)
 
-_CALLS = (account_calls, repo_calls, file_calls, commit_calls, lfs_calls, xet_calls)
+_CALLS = (
+    account_calls, listing_calls, repo_calls, ref_calls, file_calls, commit_calls, discussion_calls,
+    collection_calls, lfs_calls, xet_calls,
+)  # fmt: skip
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from hfplug.hub.server.cards import CARD, problems
 from hfplug.hub.server.commit import Commit, File
-from hfplug.hub.server.discussions import open_discussion
+from hfplug.hub.server.discussions import add_event, open_discussion
 from hfplug.hub.server.hub import contributable, is_owner, signed_in, writable
 from hfplug.hub.server.names import check_path
 from hfplug.hub.server.repo import Repo, now, pull_request
@@ -44,8 +44,8 @@ def _preupload(call: Call) -> Response:
     """Says of each file how it is to be sent, and what is there now so that the client can see it is unchanged."""
     repo, files = _target(call), call.json().get("files")
     _, commit = repo.at(call.names["revision"])
-    if not isinstance(files, list):
-        raise Refusal(400, "files must be a list")
+    if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
+        raise Refusal(400, "files must be a list of objects")
     patterns = _large_patterns(repo, commit)
     answers = []
     for file in files:
@@ -213,5 +213,5 @@ def _advance(repo: Repo, state: dict[str, Any], revision: str, commit: str, user
     if found["status"] == "merged":
         raise Refusal(400, "this pull request has been merged; open another one")
     found["head"] = commit
-    found["events"].append({"type": "commit", "author": user, "at": now(), "oid": commit})
+    add_event(found, "commit", user, oid=commit)
     return None

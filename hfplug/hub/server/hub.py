@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hfplug.hub.server.access import Access, signing_key
+from hfplug.hub.server.collections import Collections
 from hfplug.hub.server.repo import Repo
 from hfplug.hub.server.routing import Call, Refusal
 from hfplug.hub.server.shelf import Shelf
@@ -23,7 +24,8 @@ class Hub:
         part_size: Bytes of one part of an upload through LFS; a larger file is sent in several.
 
     Attributes:
-        shelf: Its repos. access: Its users. tickets: Signed permissions for one thing. xorbs: What came through Xet.
+        shelf: Its repos. access: Its users. tickets: Signed permissions for one thing.
+        collections: Its collections. xorbs: What came through Xet.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Hub:
         self.shelf = Shelf(root)
         self.access = Access(root, tokens)
         self.tickets = Tickets(signing_key(root))
+        self.collections = Collections(root)
         self.xorbs = XorbStore(root / "xet")
         self.page_size, self.part_size = page_size, part_size
 

@@ -63,7 +63,7 @@ def running_hub(
         HubError: The address is taken.
         HubConflictError: Another process holds the folder.
     """
-    _require_packages()
+    require_packages()
     from hfplug.hub.server.app import create_app
 
     app: Any = create_app(Path(root), tokens=tokens, **options)
@@ -93,7 +93,7 @@ def serve(root: Path, listener: socket.socket, *, tokens: Mapping[str, str] | No
         MissingExtraError: A package of the extra ``hub`` is not installed.
         HubConflictError: Another process holds the folder.
     """
-    _require_packages()
+    require_packages()
     from hfplug.hub.server.app import create_app
     from hfplug.hub.server.shelf import sole_writer
 
@@ -113,9 +113,10 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
+        why = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise HubError(
-            f"a Hub cannot listen on {host} port {port}: {error.strerror}.",
+            f"a Hub cannot listen on {host} port {port}: {why}.",
             fix="Pass another port, or 0 for a free one.",
         ) from error
     with listener:
@@ -130,7 +131,12 @@ def address_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Say what to install if the extra ``hub`` is not there.
+
+    Raises:
+        MissingExtraError: A package of it is missing.
+    """
     for package in ("starlette", "uvicorn", "blake3", "lz4"):
         try:
             __import__(package)

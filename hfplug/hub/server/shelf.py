@@ -1,8 +1,8 @@
 """All repos under one root, and who may add, move and delete them on the disk.
 
-    ROOT/repos/models--alice--name/     a repo (see repo.py); lower case, since names differ by more than their case
-    ROOT/trash/                         on its way out; emptied at the next start
-    ROOT/.lock                          held by the one process that may write
+ROOT/repos/models--alice--name/     a repo (see repo.py); lower case, since names differ by more than their case
+ROOT/trash/                         on its way out; emptied at the next start
+ROOT/.lock                          held by the one process that may write
 """
 
 from __future__ import annotations
