@@ -47,6 +47,7 @@ _PUBLIC = {
     "TuningMethod": "hfplug.methods",
     "UnsafeFileError": "hfplug.errors",
     "adapter_callbacks": "hfplug.training.callbacks",
+    "advised_learning_rate": "hfplug.training.guard",
     "apply_method": "hfplug.models.factory",
     "build_model": "hfplug.models.factory",
     "generate_texts": "hfplug.serving.generate",
@@ -125,6 +126,7 @@ if TYPE_CHECKING:
     from hfplug.training.callbacks import adapter_callbacks as adapter_callbacks
     from hfplug.training.checkpoints import last_whole_checkpoint as last_whole_checkpoint
     from hfplug.training.collate import make_collator as make_collator
+    from hfplug.training.guard import advised_learning_rate as advised_learning_rate
     from hfplug.training.meter import RunFigures as RunFigures
     from hfplug.training.preprocess import Preprocessor as Preprocessor
     from hfplug.training.sources import load_data as load_data

@@ -114,6 +114,27 @@ def check_gradients(model: nn.Module) -> None:
     )
 
 
+def advised_learning_rate(model: nn.Module) -> LearningRate:
+    """The learning rate that suits the method on a model of this size, with its range and source.
+
+    Args:
+        model: A model that hfplug put a method on.
+
+    Returns:
+        For AdamW: ``value`` to use, ``low`` and ``high`` beyond which the guard warns, ``source``.
+
+    Raises:
+        TrainingError: hfplug did not put a method on this model.
+    """
+    applied = applied_to(model)
+    if applied is None:
+        raise TrainingError(
+            f"hfplug put no method on this {type(model).__name__}, so there is no learning rate to advise.",
+            fix="Pass what build_model, apply_method or load_adapter returned.",
+        )
+    return applied.method.learning_rate(applied.anatomy)
+
+
 def learning_rate_warning(model: nn.Module, learning_rate: float) -> str | None:
     """What is wrong with a learning rate for the method on this model, or None.
 
@@ -124,7 +145,7 @@ def learning_rate_warning(model: nn.Module, learning_rate: float) -> str | None:
     applied = applied_to(model)
     if applied is None:
         return None
-    advice: LearningRate = applied.method.learning_rate(applied.anatomy)
+    advice = advised_learning_rate(model)
     if advice.low <= learning_rate <= advice.high:
         return None
     word = "low" if learning_rate < advice.low else "high"
