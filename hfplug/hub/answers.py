@@ -25,6 +25,8 @@ from hfplug.errors import (
 )
 
 _LOGIN = "Type: hf auth login (or set HF_TOKEN)"
+# hf_xet raises builtin errors for most of what goes wrong at its content server.
+_XET = re.compile(r"\b(xet|cas)\b", re.I)
 _LONGEST_QUOTE = 300  # characters of what a server said
 
 
@@ -187,7 +189,7 @@ def _without_answer(error: BaseException, about: _About) -> HubError | None:
     if isinstance(error, LocalEntryNotFoundError):
         return about.make(HubUnavailableError, "it cannot be reached, and there is no copy in the cache")
     library, name = type(error).__module__.split(".")[0], type(error).__name__
-    if library == "hf_xet" or "xet" in str(error).lower():
+    if library == "hf_xet" or (type(error) in (RuntimeError, OSError) and _XET.search(str(error))):
         if isinstance(error, PermissionError):
             return about.make(HubAccessError, f"its storage does not accept the token{about.quote(error)}", fix=_LOGIN)
         return about.make(HubUnavailableError, f"its storage failed{about.quote(error)}", fix="Try again later.")

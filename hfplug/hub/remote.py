@@ -185,12 +185,8 @@ def find_pull_request(client: HubClient, repo_id: str, parcel_id: str) -> tuple[
 
 def takes_xet(client: HubClient, repo_id: str, branch: str) -> bool:
     """Whether large files can go by Xet. The client never asks, and fails on a Hub without it."""
-    from huggingface_hub.utils import (
-        build_hf_headers,
-        get_session,
-        hf_raise_for_status,
-        is_xet_available,
-    )
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub.utils._runtime import is_xet_available
 
     if not is_xet_available():
         return False
