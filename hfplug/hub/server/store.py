@@ -86,6 +86,10 @@ class ObjectStore:
         make_folder(self.path(sha256).parent)
         atomic.write_text(self.path(sha256).with_suffix(".xet"), xet_hash)
 
+    def forget_xet_hash(self, sha256: str) -> None:
+        """Take back the note, if there is one: clients then get the content like every other."""
+        self.path(sha256).with_suffix(".xet").unlink(missing_ok=True)
+
     def sweep(self) -> None:
         """Delete what a killed process left half-written. Only while nothing is being written."""
         shutil.rmtree(self.folder / "incoming", ignore_errors=True)

@@ -48,13 +48,13 @@ def add_routes(router: Router) -> None:
     """Add the calls of this file."""
     router.add("GET", f"{_REPO}/xet-read-token/{{revision}}", _read_token)
     router.add("GET", f"{_REPO}/xet-write-token/{{revision}}", _write_token)
-    v1 = "/api/xet/{store}/v1"
-    router.add_streaming("POST", f"{v1}/xorbs/{{prefix}}/{{xorb}}", _upload_xorb, caller="ticket")
-    router.add_streaming("POST", f"{v1}/shards", _upload_shard, caller="ticket")
-    router.add("GET", f"{v1}/reconstructions/{{file}}", _reconstruction_v1, caller="ticket")
+    for base in ("/api/xet/{store}/v1", "/api/xet/{store}"):  # hf-xet 1.2 calls without a version
+        router.add_streaming("POST", f"{base}/xorbs/{{prefix}}/{{xorb}}", _upload_xorb, caller="ticket")
+        router.add_streaming("POST", f"{base}/shards", _upload_shard, caller="ticket")
+        router.add("GET", f"{base}/reconstructions/{{file}}", _reconstruction_v1, caller="ticket")
+        router.add("GET", f"{base}/chunks/{{prefix}}/{{chunk}}", _find_chunk, caller="ticket")
     router.add("GET", "/api/xet/{store}/v2/reconstructions/{file}", _reconstruction_v2, caller="ticket")
-    router.add("GET", f"{v1}/chunks/{{prefix}}/{{chunk}}", _find_chunk, caller="ticket")
-    router.add("GET", f"{v1}/blobs/{{xorb}}", _blob, caller="ticket")
+    router.add("GET", "/api/xet/{store}/v1/blobs/{xorb}", _blob, caller="ticket")
 
 
 def resolve_headers(call: Call, repo: Repo, oid: str, sha256: str) -> dict[str, str]:
@@ -75,11 +75,11 @@ def resolve_headers(call: Call, repo: Repo, oid: str, sha256: str) -> dict[str, 
 
 
 def tidy(hub: Hub) -> None:
-    """Delete what no file is made of any more. Only while nothing is being written."""
+    """Forget files whose xorbs have gone, and delete xorbs that no file needs. Only while nothing is written."""
     named: set[bytes] = set()
     for kind in TYPES:
         for repo in hub.shelf.all(kind):
-            named |= XetFiles(repo.objects, hub.xorbs).xorbs_named()
+            named |= XetFiles(repo.objects, hub.xorbs).tidy()
     hub.xorbs.sweep(named)
 
 

@@ -209,12 +209,23 @@ class XetFiles:
             last = index.chunk_at(piece.start, piece.end, end - 1)[0] + 1
         return Piece(piece.xorb, first, last, index.size(first, last)), cut
 
-    def xorbs_named(self) -> set[bytes]:
-        """The xorbs that the repo's files are made of."""
+    def tidy(self) -> set[bytes]:
+        """Forget the Xet hashes of files whose xorbs have gone; without Xet, the files are there as before.
+
+        Returns:
+            The xorbs that the other files are made of.
+        """
         named = set()
         for path in self._objects.folder.glob("xet/??/*"):
-            if not atomic.is_temporary(path.name):
-                named |= {xorb for xorb, _, _, _ in _TERM.iter_unpack(path.read_bytes()[HASH_BYTES:])}
+            if atomic.is_temporary(path.name):
+                continue
+            data = path.read_bytes()
+            xorbs = {xorb for xorb, _, _, _ in _TERM.iter_unpack(data[HASH_BYTES:])}
+            if all(self._xorbs.has(xorb) for xorb in xorbs):
+                named |= xorbs
+            else:
+                self._objects.forget_xet_hash(data[:HASH_BYTES].hex())
+                path.unlink()
         return named
 
     def _path(self, file_hash: bytes) -> Path:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,7 @@ def test_a_file_is_put_together_and_found_by_both_of_its_hashes(filled: Place) -
     assert filled.take_in(file, xorbs=(ONE, TWO)) == 1
     assert filled.objects.read(SHA256.hex()) == CONTENT
     assert filled.objects.xet_hash(SHA256.hex()) == to_text(file.hash)
-    assert filled.files.xorbs_named() == {ONE.hash, TWO.hash}
+    assert filled.files.tidy() == {ONE.hash, TWO.hash}
     assert filled.take_in(file) == 0
 
 
@@ -238,13 +240,42 @@ def test_a_xorb_that_is_packed_otherwise_does_not_replace_the_one_that_links_poi
 def test_a_sweep_deletes_old_xorbs_that_nothing_names_and_what_is_half_written(filled: Place) -> None:
     filled.take_in(File([(ONE, 0, 1)], hashlib.sha256(ONE.chunks[0]).digest()))
     filled.xorbs.draft().write_bytes(b"half")
-    assert filled.xorbs.sweep(filled.files.xorbs_named()) == 0
+    assert filled.xorbs.sweep(filled.files.tidy()) == 0
     long_ago = time.time() - 40 * 24 * 3600
     for xorb in (ONE, TWO):
         os.utime(filled.xorbs.path(xorb.hash), (long_ago, long_ago))
-    assert filled.xorbs.sweep(filled.files.xorbs_named()) == 1
+    assert filled.xorbs.sweep(filled.files.tidy()) == 1
     assert filled.xorbs.has(ONE.hash) and not filled.xorbs.has(TWO.hash)
     assert not any("incoming/" in name and name.startswith("xet") for name in filled.everything())
+
+
+def test_a_file_whose_xorb_has_gone_is_no_longer_offered_through_xet(filled: Place) -> None:
+    file = File(TERMS, SHA256)
+    alone = hashlib.sha256(TWO.chunks[0]).digest()
+    filled.take_in(file, File([(TWO, 0, 1)], alone))
+    filled.xorbs.path(ONE.hash).unlink()
+    assert filled.files.tidy() == {TWO.hash}
+    assert filled.objects.xet_hash(SHA256.hex()) is None and filled.files.plan(file.hash) is None
+    assert filled.objects.read(SHA256.hex()) == CONTENT
+    assert filled.objects.xet_hash(alone.hex()) is not None
+    filled.add(ONE.body, ONE.hash)
+    assert filled.take_in(file) == 1
+
+
+def test_one_of_many_who_send_a_xorb_at_once_adds_it(place: Place) -> None:
+    bodies = [b"".join(pack_chunk(chunk, scheme) for chunk in ONE.chunks) for scheme in (0, 1, 2)] * 4
+    with ThreadPoolExecutor(len(bodies)) as threads:
+        outcomes = list(threads.map(lambda body: place.add(body, ONE.hash), bodies))
+    assert outcomes.count("added") == 1 and outcomes.count("there already") == len(bodies) - 1
+    assert b"".join(place.xorbs.content(ONE.hash, 0, 4)) == b"".join(ONE.chunks)
+    assert not list((place.root / "xet" / "incoming").iterdir())
+
+
+def test_a_store_that_was_emptied_has_another_name(place: Place) -> None:
+    name = place.xorbs.name()
+    assert name == place.xorbs.name() == XorbStore(place.root / "xet").name()
+    shutil.rmtree(place.root / "xet")
+    assert place.xorbs.name() != name
 
 
 def test_a_xorb_that_is_named_again_is_young_again(filled: Place) -> None:
