@@ -30,7 +30,9 @@ import secrets
 import shutil
 import socket
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ _AT_FDCWD = -100
 _CANNOT_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
 _FOREIGN_AGE_SECONDS = 24 * 3600
 _numbers = itertools.count()
+_later = threading.local()
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -55,7 +58,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if not getattr(_later, "depth", 0):
+                os.fsync(file.fileno())
         if path.is_file():
             shutil.copymode(path, temporary)
         os.replace(temporary, path)
@@ -199,8 +203,23 @@ def is_temporary(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
+@contextlib.contextmanager
+def flushed_later() -> Iterator[None]:
+    """Inside, this thread flushes nothing to the disk: for a folder that is being built, and flushed as a whole.
+
+    Flushing a small file costs milliseconds, and one that is deleted or written again soon is flushed in vain.
+    """
+    _later.depth = getattr(_later, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _later.depth -= 1
+
+
 def sync_tree(folder: Path) -> None:
     """Flush every file and folder under ``folder`` to the disk."""
+    if getattr(_later, "depth", 0):
+        return
     for root, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(root, name)
@@ -272,8 +291,8 @@ def _real(target: str | os.PathLike[str]) -> Path:
 
 def sync_folder(folder: Path) -> None:
     """Flush the names that ``folder`` holds to the disk, so that a rename in it outlives a power cut."""
-    if os.name != "posix":
-        return  # folders cannot be opened there
+    if os.name != "posix" or getattr(_later, "depth", 0):
+        return  # folders cannot be opened elsewhere
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
@@ -278,13 +279,16 @@ def _names_a_secret(key: object, value: object) -> bool:
 
 def package_versions(packages: Iterable[str] = VERSIONED_PACKAGES) -> dict[str, str]:
     """Versions of the ``packages`` that are installed, without importing them."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    versions = {package: _version(package) for package in packages}
+    return {package: version for package, version in versions.items() if version is not None}
+
+
+@functools.lru_cache(maxsize=64)  # reading it takes milliseconds, and each checkpoint has a record
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def hfplug_version() -> str:

@@ -16,6 +16,9 @@ _OVERLAP = 1024
 # A token in use that is shorter than this is no secret, and would be found in ordinary words.
 _SHORTEST_TOKEN = 8
 _SHAPES = re.compile(SECRET_TEXT.pattern.encode())
+# How they begin: looking for these is several times as fast as the pattern is on weights, and a search holds up
+# every other thread of Python, training included.
+_BEGINNINGS = (b"hf_", b"api_org_", b"gh", b"sk-")
 
 
 def tokens_in_use(*given: str | None) -> list[str]:
@@ -43,8 +46,7 @@ def refuse_tokens(name: str, content: bytes | Path, tokens: Iterable[str]) -> No
     for block in _blocks(content):
         window = before + block
         hits = [window.find(token) for token in known]
-        if match := _SHAPES.search(window):
-            hits.append(match.start())
+        hits += [hit for hit in _beginnings(window) if _SHAPES.match(window, hit)]
         if found := [hit for hit in hits if hit >= 0]:
             line = lines + window[: min(found)].count(b"\n")
             where = "" if name.endswith(".safetensors") else f", on line {line}"
@@ -54,6 +56,14 @@ def refuse_tokens(name: str, content: bytes | Path, tokens: Iterable[str]) -> No
             )
         before = window[-_OVERLAP:]
         lines += window[: len(window) - len(before)].count(b"\n")
+
+
+def _beginnings(window: bytes) -> Iterator[int]:
+    for beginning in _BEGINNINGS:
+        hit = window.find(beginning)
+        while hit >= 0:
+            yield hit
+            hit = window.find(beginning, hit + 1)
 
 
 def _blocks(content: bytes | Path) -> Iterator[bytes]:

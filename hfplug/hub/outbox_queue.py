@@ -77,7 +77,8 @@ class Queue:
             try:
                 files = building / FILES
                 files.mkdir()
-                fill(files)
+                with atomic.flushed_later():
+                    fill(files)
                 entry = Entry(
                     folder=building,
                     id=uuid.uuid4().hex,
@@ -90,8 +91,8 @@ class Queue:
                     created=utc_now(),
                     files=sum_files(files),
                 )
-                atomic.sync_tree(files)
                 entry.write(building)
+                atomic.sync_tree(files)
                 with self._lock("put.lock", _PUT_SECONDS):
                     place = self.folder / f"{self._next_number():06d}"
                     atomic.replace_folder(building, place)
