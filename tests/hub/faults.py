@@ -45,10 +45,10 @@ class Faults:
         """Let the next ``n`` requests whose ``"METHOD path"`` holds the pattern ``match`` fail.
 
         Args:
-            n: How many. kind: One of ``KINDS``. match: A regular expression.
+            n: How many. kind: One of ``KINDS``, or a status such as ``"413"``. match: A regular expression.
             seconds: Of a delay. retry_after: Of a 429.
         """
-        assert kind in KINDS, f"{kind!r} is none of {KINDS}"
+        assert kind in KINDS or kind.isdigit(), f"{kind!r} is none of {KINDS}"
         with self._lock:
             self._rules.append(_Rule(n, kind, re.compile(match), seconds, retry_after))
 
@@ -79,7 +79,7 @@ class Faults:
             if rule is None:
                 await app(scope, receive, send)
             else:
-                await _STRIKES[rule.kind](rule, app, scope, receive, send)
+                await _STRIKES.get(rule.kind, _status)(rule, app, scope, receive, send)
 
         return faulty
 
@@ -103,6 +103,10 @@ async def _answer(status, headers, receive, send):
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _status(rule, app, scope, receive, send):
+    await _answer(int(rule.kind), [], receive, send)
 
 
 async def _500(rule, app, scope, receive, send):
