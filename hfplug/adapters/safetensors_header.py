@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hfplug.errors import AdapterError
 
+# The format's names of floating-point numbers. Whole numbers, and 4-bit weights stored as such, have others.
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LARGEST_HEADER = 100 * 1024 * 1024  # the format's own limit
 
 
@@ -44,6 +47,12 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
     if not tensors:
         raise AdapterError(f"{path} holds no tensor.", fix="Train again; nothing was saved here.")
     return tensors
+
+
+def stored_dtypes(files: Iterable[Path]) -> list[str]:
+    """The number formats of the floating-point weights in safetensors files, e.g. ``["float32"]``, sorted."""
+    codes = {entry["dtype"] for file in files for entry in read_header(file).values()}
+    return sorted(FLOATS[code] for code in codes if code in FLOATS)
 
 
 def _broken(path: Path, why: str) -> AdapterError:

@@ -18,6 +18,7 @@ from typing import Any
 from hfplug.adapters import atomic
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.card import is_hub_id, merge_card, render_card
+from hfplug.adapters.card_text import inline
 from hfplug.adapters.files import (
     CARD,
     CONFIG,
@@ -32,9 +33,10 @@ from hfplug.adapters.files import (
     read_object,
 )
 from hfplug.adapters.record import scrub
+from hfplug.adapters.safetensors_header import stored_dtypes
 from hfplug.errors import AdapterError
 from hfplug.hub.leaks import refuse_tokens, tokens_in_use
-from hfplug.hub.weights import check_dtype, convert, stored_dtypes
+from hfplug.hub.weights import check_dtype, convert
 
 # Keys of configurations that hold a place on the machine that wrote them.
 _PLACES = re.compile(r"_?(base_model_)?(\w*_)?name_or_path|\w+_file|_commit_hash")
@@ -321,11 +323,14 @@ def _without_places(value: Any, key: str = "") -> Any:
 
 
 def _write_card(adapter: AdapterDir, folder: Path, repo_id: str, licence: str | None, notes: list[str]) -> None:
-    card = render_card(AdapterDir.open(folder), name=repo_id, licence=licence)
+    card = render_card(AdapterDir.open(folder), repo_id=repo_id, licence=licence)
     existing = adapter.path / CARD
     if existing.is_file():
         try:
-            card = merge_card(existing.read_text(encoding="utf-8"), card)
+            merged = merge_card(existing.read_text(encoding="utf-8"), card)
+            # Rendered where it was trained, its title is the name of that folder.
+            title = f"# {inline(repo_id.rpartition('/')[2])}"
+            card = re.sub(rf"^# {re.escape(inline(adapter.path.name))}$", lambda _: title, merged, count=1, flags=re.M)
         except UnicodeDecodeError as error:
             raise AdapterError(f"{existing} is not UTF-8: {error}.", fix="Save it as UTF-8.") from error
     atomic.write_text(folder / CARD, card)

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hfplug.adapters.files import WEIGHTS
 from hfplug.errors import HubConflictError, HubError, HubRejectedError
@@ -37,8 +37,6 @@ from hfplug.hub.remote import (
     read_head,
     takes_xet,
 )
-
-Choice = Literal["on", "off"]
 
 MAIN = "main"
 # How often a head that keeps moving is worth another commit.
@@ -71,9 +69,9 @@ def send(
     parcel: Parcel,
     repo_id: str,
     *,
-    private: Choice | None = None,
+    private: str | None = None,
     revision: str | None = None,
-    create_pr: Choice = "off",
+    create_pr: str = "off",
     message: str | None = None,
     parcel_id: str | None = None,
 ) -> Sent:
@@ -83,7 +81,7 @@ def send(
         client: For the Hub.
         parcel: What is sent.
         repo_id: ``"owner/name"``. The repo is made if it is not there.
-        private: For a repo that is made; None for the account's default.
+        private: ``"on"`` or ``"off"``, for a repo that is made; None for the account's default.
         revision: Branch, made from ``main`` if it is not there; or an open pull request as ``refs/pr/N``.
         create_pr: ``"on"`` opens a pull request instead of changing the branch.
         message: First line of the commit.
@@ -97,6 +95,9 @@ def send(
         HubError: The child that says why not. Nothing is waited for or tried again here, but for a moved head.
         UnsafeFileError: A file holds a token.
     """
+    for name, value in (("private", private or "off"), ("create_pr", create_pr)):
+        if value not in ("on", "off"):
+            raise HubRejectedError(f"{name} must be 'on' or 'off', not {value!r}.")
     branch = revision or MAIN
     if re.fullmatch(r"[0-9a-f]{40}", branch):
         raise HubRejectedError(f"{branch} is a commit; a push goes to a branch.", fix="Type: --revision NAME")
@@ -134,7 +135,7 @@ class _Order:
     parcel: Parcel
     repo_id: str
     branch: str
-    create_pr: Choice
+    create_pr: str
     message: str | None
     parcel_id: str
 

@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hfplug.adapters.safetensors_header import read_header
+from hfplug.adapters.safetensors_header import FLOATS, read_header
 from hfplug.errors import AdapterError
 
 DTYPES = ("float32", "bfloat16")
-# The format's names of the numbers that are converted. Whole numbers, and 4-bit weights stored as such, stay.
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_CODES = {name: code for code, name in _NAMES.items()}
+_CODES = {name: code for code, name in FLOATS.items()}
 _BYTES = {"F32": 4, "BF16": 2}
 
 
@@ -27,12 +25,6 @@ def check_dtype(dtype: str | None) -> None:
     """
     if dtype is not None and dtype not in DTYPES:
         raise AdapterError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}.", fix="Type: --dtype bfloat16")
-
-
-def stored_dtypes(files: list[Path] | tuple[Path, ...]) -> list[str]:
-    """The number formats of floating-point weights in safetensors files, e.g. ``["float32"]``, sorted."""
-    codes = {entry["dtype"] for file in files for entry in read_header(file).values()}
-    return sorted(_NAMES[code] for code in codes if code in _NAMES)
 
 
 def convert(source: Path, target: Path, dtype: str) -> None:
@@ -62,7 +54,7 @@ def convert(source: Path, target: Path, dtype: str) -> None:
             entry = entries[name]
             length = math.prod(entry["shape"]) * _element_bytes(entry, code)
             header[name] = {
-                "dtype": code if entry["dtype"] in _NAMES else entry["dtype"],
+                "dtype": code if entry["dtype"] in FLOATS else entry["dtype"],
                 "shape": entry["shape"],
                 "data_offsets": [offset, offset + length],
             }
@@ -72,7 +64,7 @@ def convert(source: Path, target: Path, dtype: str) -> None:
         out.write(struct.pack("<Q", len(text)) + text)
         for name in order:
             tensor = opened.get_tensor(name)
-            if entries[name]["dtype"] in _NAMES:
+            if entries[name]["dtype"] in FLOATS:
                 converted = tensor.to(kind)
                 if not bool(torch.isfinite(converted).all()) and bool(torch.isfinite(tensor).all()):
                     raise AdapterError(
@@ -84,7 +76,7 @@ def convert(source: Path, target: Path, dtype: str) -> None:
 
 def _element_bytes(entry: Mapping[str, Any], code: str) -> int:
     """Bytes of one number of a tensor after the conversion."""
-    if entry["dtype"] in _NAMES:
+    if entry["dtype"] in FLOATS:
         return _BYTES[code]
     start, end = entry["data_offsets"]
     return (end - start) // max(1, math.prod(entry["shape"]))

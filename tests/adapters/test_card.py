@@ -13,7 +13,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hfplug.adapters.adapter_dir import AdapterDir
-from hfplug.adapters.card import fence, inline, is_hub_id, render_card, table
+from hfplug.adapters.card import is_hub_id, render_card
+from hfplug.adapters.card_text import fence, inline, table
 from hfplug.adapters.lock import Lock
 from hfplug.adapters.record import Record
 from hfplug.adapters.task import Task
@@ -70,10 +71,10 @@ def test_the_front_matter_is_what_the_hub_reads(make_adapter: Callable[..., Adap
         "library_name": "peft",
         "license": "mit",
         "pipeline_tag": "summarization",
-        "tags": ["hfplug", "lora", "summary"],
+        "tags": ["hfplug", "lora", "method:lora", "task:summary"],
     }
     assert metrics == [
-        {"type": "rouge", "name": "rouge1", "value": 0.31},
+        {"type": "rouge", "name": "rouge1", "value": 0.31, "args": {"low": 0.28, "high": 0.34}},
         {"type": "loss", "name": "loss", "value": 1.5},
     ]
 
@@ -83,7 +84,7 @@ def test_a_card_can_be_made_from_the_files_alone(make_adapter: Callable[..., Ada
     assert _front(card) == {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
-        "tags": ["hfplug", "lora"],
+        "tags": ["hfplug", "lora", "method:lora"],
     }
     assert "{{" not in card and "None" not in card
     assert re.findall("hfplug:begin ([a-z-]+)", card) == ["summary", "use"]

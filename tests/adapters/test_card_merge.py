@@ -56,7 +56,7 @@ def test_a_readme_written_by_hand_is_kept_whole_with_our_sections_after_it(
     assert "# adapter" not in merged
     front = _front(merged)
     assert (front["license"], front["language"], front["base_model"]) == ("mit", "no", "a/b")
-    assert front["tags"] == ["mine", "hfplug", "lora"]
+    assert front["tags"] == ["mine", "hfplug", "lora", "method:lora"]
 
 
 def test_a_readme_without_front_matter_gets_ours(make_card: Callable[..., str]) -> None:
@@ -81,7 +81,7 @@ def test_keys_that_a_person_added_or_changed_stay_and_others_are_brought_up_to_d
     front = _front(merge_card(edited, new))
     assert front["license"] == "mit" and front["pipeline_tag"] == "summarization"
     assert front["base_model"] == "c/d"
-    assert front["tags"] == ["hfplug", "mine", "ia3"]
+    assert front["tags"] == ["hfplug", "mine", "ia3", "method:ia3"]
 
 
 def test_metrics_that_are_gone_go_from_the_front_matter(make_card: Callable[..., str]) -> None:

@@ -1,0 +1,62 @@
+"""The part of a card that shows how to load the adapter. Its code is run by the tests."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfplug.adapters.card_front import auto_class, is_hub_id
+from hfplug.adapters.card_text import fence
+
+if TYPE_CHECKING:
+    from hfplug.adapters.adapter_dir import AdapterDir
+
+
+def how_to_load(adapter: AdapterDir, place: str, *, on_hub: bool) -> str:
+    """How to load it with hfplug, and with PEFT and transformers alone.
+
+    Args:
+        adapter: Its configuration and lock say what is needed.
+        place: Repo id or folder of the adapter.
+        on_hub: Whether ``place`` is a repo id.
+    """
+    shown = json.dumps(place)
+    folder = f"hfplug.pull_adapter({shown})" if on_hub else shown
+    hfplug = f"import hfplug\n\nmodel = hfplug.load_adapter({folder})"
+    lines = ["With hfplug, which checks that the base is the right one:", fence(hfplug, "python")]
+    auto = auto_class(adapter)
+    if adapter.kind == "full":
+        plain = f"from transformers import {auto}\n\nmodel = {auto}.from_pretrained({shown})"
+        return "\n\n".join([*lines, "With transformers alone:", fence(plain, "python")])
+    base = adapter.base_name or "base"
+    arguments = [json.dumps(base if is_hub_id(base) else f"path/to/{Path(base).name}")]
+    if adapter.base_revision and is_hub_id(base):
+        arguments.append(f"revision={json.dumps(adapter.base_revision)}")
+    if adapter.num_labels is not None:
+        arguments.append(f"num_labels={adapter.num_labels}")
+    imports, before = f"from peft import PeftModel\nfrom transformers import {auto}", ""
+    if settings := _bits_and_bytes(adapter):
+        imports = f"import torch\nfrom peft import PeftModel\nfrom transformers import {auto}, BitsAndBytesConfig"
+        before = f"quantization = BitsAndBytesConfig({settings})\n"
+        arguments.append("quantization_config=quantization")
+    call = f"base = {auto}.from_pretrained({', '.join(arguments)})"
+    plain = f"{imports}\n\n{before}{call}\nmodel = PeftModel.from_pretrained(base, {shown})"
+    return "\n\n".join([*lines, "With PEFT and transformers alone:", fence(plain, "python")])
+
+
+def _bits_and_bytes(adapter: AdapterDir) -> str:
+    """Arguments of ``BitsAndBytesConfig``, from the lock; an empty text if the base was not quantised so."""
+    settings = (adapter.lock.quantization if adapter.lock else None) or {}
+    if not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
+        return ""
+    shown = []
+    for key, value in settings.items():
+        if key in ("load_in_4bit", "load_in_8bit", "bnb_4bit_use_double_quant") and value is True:
+            shown.append(f"{key}=True")
+        elif key == "bnb_4bit_quant_type" and settings.get("load_in_4bit"):
+            shown.append(f"{key}={json.dumps(str(value))}")
+        elif key == "bnb_4bit_compute_dtype" and settings.get("load_in_4bit"):
+            shown.append(f"{key}=torch.{re.sub(r'^torch[.]|[^a-z0-9]', '', str(value))}")
+    return ", ".join(shown)
