@@ -20,8 +20,9 @@ from hfplug.hub.server.xet_formats import Shard, ShardFile, Term, XetFormatError
 from hfplug.hub.server.xet_hashes import HASH_BYTES, Leaf, hash_file, hash_range, to_text
 from hfplug.hub.server.xet_store import XorbIndex, XorbStore
 
-LARGEST_FILE = 500 * 10**9  # bytes; the Hub's own limit
-MOST_CHUNKS = 1 << 24  # of one file: half a terabyte in chunks of the usual 64 KiB takes half of that
+# Of all files of one shard. The Hub's own limit for one file, and twice the chunks that it usually has.
+MOST_BYTES = 500 * 10**9
+MOST_CHUNKS = 1 << 24
 
 _TERM = struct.Struct("<32sIII")
 _SPARE_BYTES = 1 << 30  # what taking in a file has to leave free on the disk
@@ -86,6 +87,7 @@ class XetFiles:
             XetFormatError: A xorb on the disk is damaged.
             NoSpaceError: The disk is too small.
         """
+        _check_size(shard)
         self._check_xorbs(shard)
         needed = sum(self._check(file) for file in shard.files())
         if needed and shutil.disk_usage(self._objects.folder).free < needed + _SPARE_BYTES:
@@ -105,13 +107,10 @@ class XetFiles:
         name = to_text(file.file_hash)
         if file.sha256 is None:
             raise ShardError(f"the shard does not state the SHA-256 of file {name}")
-        size = chunks = 0
+        size = 0
         for term, proof in self._proven(file):
             index = self._index(term)
-            chunks += term.end - term.start
             size += term.size
-            if size > LARGEST_FILE or chunks > MOST_CHUNKS:
-                raise ShardError(f"file {name} is too large: more than {size:,} bytes in {chunks:,} chunks")
             if index.size(term.start, term.end) != term.size:
                 raise ShardError(f"a term of file {name} does not have the size that the shard says")
             if hash_range(index.digests(term.start, term.end)) != proof:
@@ -231,3 +230,14 @@ class XetFiles:
     def _path(self, file_hash: bytes) -> Path:
         text = to_text(file_hash)
         return self._objects.folder / "xet" / text[:2] / text[2:]
+
+
+def _check_size(shard: Shard) -> None:
+    """Refuse a shard that would keep this machine busy for hours; a short one can say so."""
+    size = chunks = 0
+    for file in shard.files():
+        for term in file.terms():
+            size += term.size
+            chunks += max(0, term.end - term.start)
+    if size > MOST_BYTES or chunks > MOST_CHUNKS:
+        raise ShardError(f"the shard describes too much: {size:,} bytes in {chunks:,} chunks")

@@ -162,7 +162,7 @@ def test_a_wrong_xorb_leaves_nothing(place: Place, body: bytes, words: str) -> N
         (File([(ONE, 2, 5)], SHA256), "has no chunks 2 to 5"),
         (File([(ONE, 2, 2)], SHA256), "has no chunks 2 to 2"),
         (File([(ONE, 3, 2)], SHA256), "has no chunks 3 to 2"),
-        (File([(ONE, 0, 2**32 - 1)], SHA256), "has no chunks 0 to 4294967295"),
+        (File([(ONE, 0, 2**20)], SHA256), "has no chunks 0 to 1048576"),
     ],
 )
 def test_an_untrue_shard_leaves_nothing(filled: Place, file: File, words: str) -> None:
@@ -189,12 +189,22 @@ def test_a_shard_that_describes_other_chunks_than_were_sent_is_refused(filled: P
         filled.take_in(xorbs=(Xorb([b"never sent"]),))
 
 
-def test_a_shard_that_claims_more_than_the_limit_is_refused_before_it_is_put_together(
-    filled: Place, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("limit, value", [("MOST_BYTES", len(CONTENT)), ("MOST_CHUNKS", 9)])
+def test_a_shard_that_describes_more_than_the_limit_is_refused(
+    filled: Place, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
-    monkeypatch.setattr("hfplug.hub.server.xet_files.LARGEST_FILE", len(CONTENT) - 1)
-    with pytest.raises(ShardError, match="too large"):
+    monkeypatch.setattr(f"hfplug.hub.server.xet_files.{limit}", value - 1)
+    with pytest.raises(ShardError, match=f"too much: {len(CONTENT):,} bytes in 9 chunks"):
         filled.take_in(File(TERMS, SHA256))
+    monkeypatch.setattr(f"hfplug.hub.server.xet_files.{limit}", value)
+    assert filled.take_in(File(TERMS, SHA256)) == 1
+
+
+def test_a_short_shard_that_would_take_hours_is_refused_at_once(filled: Place) -> None:
+    start = time.monotonic()
+    with pytest.raises(ShardError, match="too much"):
+        filled.take_in(File([(ONE, 0, 2**32 - 1)] * 5000, SHA256, proofs=[bytes(32)] * 5000, sizes=[1] * 5000))
+    assert time.monotonic() - start < 5
 
 
 def test_a_content_that_came_without_xet_gets_its_xet_hash_when_it_comes_through_xet(filled: Place) -> None:
