@@ -72,7 +72,8 @@ def _list(call: Call) -> Response:
         shown = _show(call, one)
         inside = {f"{item['type']}s/{item['id']}".lower() for item in shown["items"]}
         if not wanted or inside & {item.lower() for item in wanted}:
-            rows.append(shown)
+            # A listing shows the first items only, and the client counts the rows itself.
+            rows.append({**{key: shown[key] for key in shown if key != "position"}, "items": shown["items"][:4]})
     shown_rows, headers = page(call, rows)
     return JSONResponse(shown_rows, headers=headers)
 
