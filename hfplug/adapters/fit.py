@@ -7,8 +7,9 @@ leaves a head random that neither file holds, and loads NaN. Each is an error he
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,6 +22,8 @@ from hfplug.errors import AdapterError, MismatchError
 
 logger = logging.getLogger(__name__)
 
+_WRAPPED = re.compile(r"\.(?:base_layer|original_module|modules_to_save|token_adapter)(?:\.|$)")
+_GETTERS = ("get_input_embeddings", "get_output_embeddings")
 _EXACT = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -93,10 +96,9 @@ def check_tensors(tuned: nn.Module, adapter: AdapterDir) -> None:
             f"{len(missing)} tensors of the adapter in {str(adapter.path)!r} are missing, e.g. {missing[0]}.",
             fix="Export it again from its checkpoint, or pass the base that it was trained on.",
         )
-    embeddings = {
-        f"base_model.{inner}{name}" for name in embedding_names(tuned, tied="all") for inner in ("", "model.")
-    }
-    if unexpected := sorted(came - expected - embeddings):
+    # PEFT saves the whole embedding, wrappers and all, once the vocabulary was resized.
+    embeddings = tuple(f"base_model.{inner}{name}." for name in _embedding_modules(tuned) for inner in ("", "model."))
+    if unexpected := sorted(name for name in came - expected if not name.startswith(embeddings)):
         raise MismatchError(
             f"{len(unexpected)} tensors of the adapter in {str(adapter.path)!r} have no place in this model,"
             f" e.g. {unexpected[0]}.",
@@ -176,16 +178,21 @@ def fit_vocabulary(model: Any, adapter: AdapterDir, tokenizer: Any = None) -> in
     )
 
 
-def embedding_names(model: Any, *, tied: Literal["once", "all"] = "once") -> list[str]:
-    """Names of the weights of the input and the output embedding, in the base; all names of tied ones, or one."""
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+def embedding_names(model: Any) -> list[str]:
+    """Names of the weights of the input and the output embedding of a plain base; tied ones once."""
     found = []
-    for getter in ("get_input_embeddings", "get_output_embeddings"):
-        module = getattr(base, getter, lambda: None)()
-        weight = getattr(module, "weight", None)
-        named = base.named_parameters(remove_duplicate=tied == "once")
-        found += [name for name, other in named if other is weight and name not in found]
+    for getter in _GETTERS:
+        weight = getattr(getattr(model, getter, lambda: None)(), "weight", None)
+        found += [name for name, other in model.named_parameters() if other is weight and name not in found]
     return found
+
+
+def _embedding_modules(tuned: Any) -> set[str]:
+    """Names of the input and the output embedding in the base of a ``PeftModel``, without PEFT's wrappers."""
+    base = tuned.get_base_model()
+    embeddings = [getattr(base, getter, lambda: None)() for getter in _GETTERS]
+    named = base.named_modules(remove_duplicate=False)
+    return {_WRAPPED.split(name)[0] for name, module in named if any(module is one for one in embeddings)}
 
 
 def _saved_rows(model: Any, adapter: AdapterDir, before: int) -> int | None:

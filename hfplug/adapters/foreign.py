@@ -104,6 +104,7 @@ def recipe_of(adapter: AdapterDir, method: TuningMethod) -> Quantization | None:
 
 
 def _foreign(adapter: AdapterDir, peft_type: str) -> TuningMethod:
+    from peft import PromptLearningConfig
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     known = {str(getattr(one, "value", one)): cls for one, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -117,7 +118,7 @@ def _foreign(adapter: AdapterDir, peft_type: str) -> TuningMethod:
             f"An adapter of type {peft_type!r} does not stand alone: it {_REFERS_TO_OTHERS[peft_type]}.",
             fix="If you trust all of them, load it with peft.PeftModel.from_pretrained.",
         )
-    is_prompt = bool(getattr(known[peft_type], "is_prompt_learning", False)) or "num_virtual_tokens" in adapter.config
+    is_prompt = issubclass(known[peft_type], PromptLearningConfig)
     takes_positions = is_prompt and peft_type in ("P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT")
     name = peft_type.lower()
     logger.warning(

@@ -240,13 +240,20 @@ def _at_rest(model: nn.Module) -> Iterator[None]:
     original = model.__dict__.get("_original_forward")
     if wrapped is not None and original is not None:
         model.forward = original
+    # In eval mode bitsandbytes repacks 4-bit layers on some CPUs, for good: no gradient would pass them any more.
+    flag = "support_avx512bf16_for_cpu"
+    repacking = {module: getattr(module, flag) for module in modes if hasattr(module, flag)}
     try:
+        for module in repacking:
+            setattr(module, flag, False)
         model.eval()
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             yield
     finally:
         if wrapped is not None and original is not None:
             model.forward = wrapped
+        for module, value in repacking.items():
+            setattr(module, flag, value)
         for module, mode in modes.items():
             module.training = mode
 
