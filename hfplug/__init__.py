@@ -34,11 +34,13 @@ _PUBLIC = {
     "Outbox": "hfplug.hub.outbox",
     "OutboxError": "hfplug.errors",
     "Preprocessor": "hfplug.training.preprocess",
+    "Preview": "hfplug.hub.push",
     "PromptTuning": "hfplug.methods",
     "QLora": "hfplug.methods",
     "Record": "hfplug.adapters.record",
     "Report": "hfplug.comparison.variants",
     "RunFigures": "hfplug.training.meter",
+    "Sent": "hfplug.hub.send",
     "SettingError": "hfplug.errors",
     "StudyError": "hfplug.errors",
     "StudySettings": "hfplug.comparison.study_settings",
@@ -58,6 +60,8 @@ _PUBLIC = {
     "make_collator": "hfplug.training.collate",
     "make_method_arguments": "hfplug.training.arguments",
     "method_names": "hfplug.methods",
+    "preview_push": "hfplug.hub.push",
+    "push_adapter": "hfplug.hub.push",
     "read_report": "hfplug.comparison.report",
     "register_method": "hfplug.methods",
     "render_table": "hfplug.comparison.table",
@@ -110,6 +114,10 @@ if TYPE_CHECKING:
     from hfplug.errors import TrainingError as TrainingError
     from hfplug.errors import UnsafeFileError as UnsafeFileError
     from hfplug.hub.outbox import Outbox as Outbox
+    from hfplug.hub.push import Preview as Preview
+    from hfplug.hub.push import preview_push as preview_push
+    from hfplug.hub.push import push_adapter as push_adapter
+    from hfplug.hub.send import Sent as Sent
     from hfplug.methods import Full as Full
     from hfplug.methods import Lora as Lora
     from hfplug.methods import PromptTuning as PromptTuning

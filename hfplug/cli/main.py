@@ -9,11 +9,11 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 
 import hfplug
-from hfplug.cli import demo, hub, methods, outbox, study
+from hfplug.cli import demo, hub, methods, outbox, push, study
 from hfplug.cli.parser import Parser
 from hfplug.errors import HfplugError
 
-COMMANDS = (demo, study, methods, outbox, hub)
+COMMANDS = (demo, study, methods, push, outbox, hub)
 
 
 def make_parser() -> Parser:
