@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import types
 
 # Read once, when the client is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -89,6 +91,17 @@ def large_files_through_lfs(request, monkeypatch):
     """Without Xet in this process, unless a test asks for ``xet_on``: its Rust half keeps threads and caches."""
     if "xet_on" not in request.fixturenames:
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+
+@pytest.fixture
+def clients_sleep(monkeypatch):
+    """Set what the client does when it would wait before it tries again; by default nothing."""
+
+    def instead(call=lambda seconds: None):
+        clock = types.SimpleNamespace(**{**vars(time), "sleep": call})
+        monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
+
+    return instead
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def running_hub(
     require_packages()
     from hfplug.hub.server.app import create_app
 
+    _refuse_if_held(Path(root))
     app: Any = create_app(Path(root), tokens=tokens, **options)
     with listening(host, port) as listener:
         server = _make_server(wrap(app) if wrap else app)
@@ -95,10 +96,8 @@ def serve(root: Path, listener: socket.socket, *, tokens: Mapping[str, str] | No
     """
     require_packages()
     from hfplug.hub.server.app import create_app
-    from hfplug.hub.server.shelf import sole_writer
 
-    with sole_writer(Path(root)):
-        pass  # says so here, in words, rather than from inside the server
+    _refuse_if_held(Path(root))
     server = _make_server(create_app(Path(root), tokens=tokens))
     server.run(sockets=[listener])
 
@@ -144,6 +143,13 @@ def require_packages() -> None:
             raise MissingExtraError(package, extra="hub", needed_for="a Hub on loopback") from None
 
 
+def _refuse_if_held(root: Path) -> None:
+    from hfplug.hub.server.shelf import sole_writer
+
+    with sole_writer(root):
+        pass  # the application holds it itself; asked first, the answer comes in words and not from inside uvicorn
+
+
 def _make_server(app: Any) -> uvicorn.Server:
     import uvicorn
 
@@ -164,6 +170,5 @@ def _wait_for_start(server: uvicorn.Server, thread: threading.Thread, failure: l
     end = time.monotonic() + _START_SECONDS
     while not server.started:
         if not thread.is_alive() or time.monotonic() > end:
-            reason = f": {failure[0]}" if failure else "; the log says why"
-            raise HubError(f"the Hub did not start{reason}.", fix="Look at the log, or pass another folder.")
+            raise HubError("the Hub did not start.", fix="Its log says why.") from next(iter(failure), None)
         time.sleep(0.005)

@@ -42,19 +42,24 @@ class Shelf:
         make_folder(root / "repos")
         make_folder(root / "trash")
         self._repos: dict[tuple[str, str], Repo] = {}
-        for folder in sorted((root / "repos").iterdir()):
+        self._load()
+
+    def _load(self) -> None:
+        self._repos.clear()
+        for folder in sorted((self.root / "repos").iterdir()):
             if (folder / "state.json").is_file():
                 repo = Repo(folder)
                 self._repos[repo.type, repo.id.lower()] = repo
 
     def tidy(self) -> None:
-        """Put right what a killed process left. Only by the one process that may write."""
+        """Read all again and put right what a killed process left. Only by the one process that may write."""
+        self._load()
         for folder in (self.root / "trash").iterdir():
             shutil.rmtree(folder, ignore_errors=True)
         for folder in list((self.root / "repos").iterdir()):
             if not (folder / "state.json").is_file():
                 shutil.rmtree(folder, ignore_errors=True)  # killed while it was being made
-        for repo in self._repos.values():
+        for repo in list(self._repos.values()):
             repo.objects.sweep()
             place = self._place(repo.type, repo.id)
             if repo.folder != place and not place.exists():  # killed while it was being moved

@@ -63,8 +63,8 @@ def test_a_file_goes_up_in_parts(parts_hub):
     assert list((parts_hub.root / "repos" / "models--alice--adapter" / "incoming").iterdir()) == []
 
 
-def test_a_part_that_fails_is_sent_again(parts_hub, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+def test_a_part_that_fails_is_sent_again(parts_hub, clients_sleep):
+    clients_sleep()
     parts_hub.faults.next(1, "500", "PUT .*/parts/2")
     parts_hub.faults.next(1, "lost", "PUT .*/parts/3")
     parts_hub.faults.next(1, "lost", "POST .*/complete")
