@@ -39,6 +39,7 @@ SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _CHAT_TEMPLATE = re.compile(r"additional_chat_templates/[\w.-]+\.jinja")
 # Where things are and who wrote them: the adapter is the same whatever they say.
 _PLACES = re.compile(r"auto_mapping|inference_mode|peft_version|revision|\w*name_or_path|\w+_file|_commit_hash")
+_SHARED_STORE = ".huggingface-shared-blobs"  # huggingface_hub's mark on its store
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 _TRAINERS_OWN = re.compile(r"checkpoint-\d+|trainer_state\.json|optimizer\..*|scheduler\.pt")
 
@@ -75,9 +76,14 @@ def allowed_files(path: Path) -> list[Path]:
 
 
 def refuse_leaving(file: Path, folder: Path) -> None:
-    """Refuse a link to somewhere else; the cache of huggingface_hub links to its own blobs, which is fine."""
+    """Refuse a link to somewhere else; the cache of huggingface_hub links to its own blobs, which is fine.
+
+    What came through Xet lies in one store for all repos of a cache, beside them.
+    """
     real, home = file.resolve(), folder.resolve()
-    homes = [home, *(p.parent / "blobs" for p in home.parents if p.name == "snapshots")]
+    repos = [parent.parent for parent in home.parents if parent.name == "snapshots"]
+    stores = [repo.parent / "blobs" for repo in repos if (repo.parent / "blobs" / _SHARED_STORE).is_file()]
+    homes = [home, *(repo / "blobs" for repo in repos), *stores]
     if not any(real.is_relative_to(allowed) for allowed in homes):
         raise UnsafeFileError(f"{file} is a link that leaves its folder, to {real}.", fix="Copy the file there.")
 

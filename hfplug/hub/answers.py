@@ -141,7 +141,8 @@ def _from_status(status: int, said: str, error: Any, about: _About) -> HubError:
         why = "it needs a token" if about.signed_in is False else "it does not accept the token"
         return about.make(HubAccessError, f"{why}{said}", fix=_LOGIN, status=status)
     if status == 403:
-        fix = f"Make a token with write access to it at {about.endpoint}/settings/tokens and type: hf auth login"
+        access = "read" if about.action.startswith("pull") else "write"
+        fix = f"Make a token with {access} access to it at {about.endpoint}/settings/tokens and type: hf auth login"
         return about.make(HubAccessError, f"the token may not do that{said}", fix=fix, status=status)
     if status == 404:
         return about.make(HubNotFoundError, f"there is no such thing{said}", fix="Check the spelling.", status=status)

@@ -22,13 +22,14 @@ import concurrent.futures
 import contextlib
 import contextvars
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfplug.adapters.record import hfplug_version
-from hfplug.errors import HfplugError, HubUnavailableError
+from hfplug.errors import HfplugError, HubUnavailableError, UnsafeFileError
 from hfplug.hub.answers import hub_error
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ Result = TypeVar("Result")
 TIMEOUT_SECONDS = 30.0
 # An upload may take longer, by its size over what a poor line still carries.
 SLOWEST_BYTES_PER_SECOND = 100_000
+_LEAVES_ITS_FOLDER = re.compile(r"[/\\]|\.\.")
 _OVERLOADED = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -240,7 +242,16 @@ def _on_request(request: Any) -> None:
 
 
 def _on_response(response: Any) -> None:
-    if _watch.get() is not None and response.status_code in _OVERLOADED:
+    if _watch.get() is None:
+        return
+    for name in ("etag", "x-linked-etag"):
+        # huggingface_hub names a file of its cache after it, and asks no further.
+        if _LEAVES_ITS_FOLDER.search(response.headers.get(name, "").removeprefix("W/")):
+            raise UnsafeFileError(
+                f"{response.request.url.host} names a file {response.headers[name]!r}, which leaves the cache.",
+                fix="Check HF_ENDPOINT: this is no Hub to be trusted.",
+            )
+    if response.status_code in _OVERLOADED:
         from huggingface_hub.utils import hf_raise_for_status
 
         response.read()
