@@ -40,7 +40,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TR
 
 def provenance(front_matter: Mapping[str, Any], sections: Sequence[str]) -> str:
     """The comment that says what was generated: the front matter, and the names of the sections."""
-    text = json.dumps({"front_matter": front_matter, "sections": list(sections)}, default=str)
+    text = json.dumps({"front_matter": front_matter, "sections": list(sections)}, default=str, sort_keys=True)
     # A comment ends at its first "-->".
     return f"<!-- hfplug:generated {text.replace('-', chr(92) + 'u002d').replace('>', chr(92) + 'u003e')} -->"
 
@@ -69,9 +69,25 @@ def merge_card(existing: str, new: str) -> str:
         merged = _join(_merge_front_matter(old_front, new_front, {}), new_body)
         return merged.replace("\n", line_end)
     generated = _read_provenance(old_body)
+    new_front, new_body = _repeat_what_was_asked_for(new_front, new_body, generated.get("front_matter") or {})
     front = _merge_front_matter(old_front, new_front, generated.get("front_matter") or {})
     body = _merge_sections(old_body, new_body, generated.get("sections") or [])
     return _join(front, body).replace("\n", line_end)
+
+
+def _repeat_what_was_asked_for(
+    front: Mapping[str, Any], body: str, generated: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """A new card with the licence and the language of the earlier one, if it names none itself.
+
+    They do not follow from the adapter. Whoever renders the card again without saying them takes nothing back.
+    """
+    kept = {key: generated[key] for key in ("license", "language") if key in generated and key not in front}
+    found = _read_provenance(body)
+    if not kept or not found:
+        return dict(front), body
+    comment = provenance({**found["front_matter"], **kept}, found["sections"])
+    return {**front, **kept}, _PROVENANCE.sub(lambda _: comment, body)
 
 
 def _merge_sections(old: str, new: str, generated: Sequence[str]) -> str:

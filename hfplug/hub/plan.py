@@ -9,7 +9,7 @@ from pathlib import Path
 from hfplug.adapters.card_merge import merge_card
 from hfplug.adapters.files import CARD, CONFIG, OURS, PICKLES, SHARD, TOKENIZER, WEIGHTS, WEIGHTS_INDEX
 from hfplug.errors import AdapterError, HubConflictError
-from hfplug.hub.parcel import Parcel
+from hfplug.hub.parcel import Parcel, front_matter
 from hfplug.hub.remote import Head, git_blob
 
 
@@ -74,11 +74,15 @@ def _merge(ours: bytes, theirs: bytes | None, notes: list[str]) -> bytes | None:
     if theirs is None:
         return ours
     try:
-        return merge_card(theirs.decode("utf-8"), ours.decode("utf-8")).encode()
+        merged = merge_card(theirs.decode("utf-8"), ours.decode("utf-8"))
     except (AdapterError, UnicodeDecodeError) as error:
         # What a person wrote there is theirs; the adapter arrives anyway.
         notes.append(f"The README on the Hub is left as it is: {error}")
         return None
+    wanted, stays = (front_matter(text).get("license") for text in (ours.decode("utf-8"), merged))
+    if wanted and wanted != stays:
+        notes.append(f"The README on the Hub says license: {stays}, which stays; you asked for {wanted}.")
+    return merged.encode()
 
 
 def _check_kind(parcel: Parcel, head: Head, repo_id: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy
 from safetensors.torch import save_file
 
 from hfplug.errors import (
@@ -218,15 +219,34 @@ def test_an_edited_card_keeps_its_text_and_its_licence(hub, client, make_parcel,
     sent = send(client, make_parcel(1.0, licence="mit"), REPO)
     card = read(hub, "README.md").decode()
     assert card == edited  # the sections say the same of both adapters
+    assert any("license: apache-2.0, which stays; you asked for mit" in note for note in sent.notes)
     assert sent.changed and not send(client, make_parcel(1.0, licence="mit"), REPO).changed
 
 
-def test_a_card_that_cannot_be_merged_with_is_left_and_the_adapter_arrives(hub, client, make_parcel):
+def test_a_licence_that_is_not_repeated_stays(hub, client, make_parcel):
+    send(client, make_parcel(0.0, licence="mit"), REPO)
+    send(client, make_parcel(1.0), REPO)
+    assert "license: mit" in read(hub, "README.md").decode()
+
+
+def test_a_card_without_front_matter_gets_one_and_keeps_its_text(hub, client, make_parcel):
     hub.api.create_repo(REPO)
     hub.api.upload_file(path_or_fileobj=b"Just text, no front matter.\n", path_in_repo="README.md", repo_id=REPO)
     send(client, make_parcel(), REPO)
     card = read(hub, "README.md").decode()
     assert "Just text, no front matter." in card and "library_name: peft" in card
+
+
+def test_a_card_that_cannot_be_merged_with_is_left_and_the_adapter_arrives(hub, client, make_parcel):
+    hub.api.create_repo(REPO)
+    theirs = "# Th\u00e9irs\n".encode("latin-1")
+    operation = CommitOperationAdd("notes/README.md", theirs)
+    hub.api.create_commit(REPO, [operation], commit_message="theirs")
+    copied = CommitOperationCopy("notes/README.md", "README.md")
+    hub.api.create_commit(REPO, [copied], commit_message="copied")
+    sent = send(client, make_parcel(), REPO)
+    assert sent.changed and read(hub, "README.md") == theirs
+    assert any("is left as it is" in note for note in sent.notes)
 
 
 def test_files_that_are_none_of_an_adapters_stay_and_stale_ones_go(hub, client, make_parcel):
