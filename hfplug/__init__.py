@@ -22,6 +22,7 @@ _PUBLIC = {
     "HubConflictError": "hfplug.errors",
     "HubError": "hfplug.errors",
     "HubNotFoundError": "hfplug.errors",
+    "HubPushCallback": "hfplug.training.push",
     "HubQuotaError": "hfplug.errors",
     "HubRejectedError": "hfplug.errors",
     "HubUnavailableError": "hfplug.errors",
@@ -52,6 +53,7 @@ _PUBLIC = {
     "advised_learning_rate": "hfplug.training.guard",
     "apply_method": "hfplug.models.factory",
     "build_model": "hfplug.models.factory",
+    "flush_outbox": "hfplug.hub.deliver",
     "generate_texts": "hfplug.serving.generate",
     "get_method": "hfplug.methods",
     "last_whole_checkpoint": "hfplug.training.checkpoints",
@@ -113,6 +115,7 @@ if TYPE_CHECKING:
     from hfplug.errors import StudyError as StudyError
     from hfplug.errors import TrainingError as TrainingError
     from hfplug.errors import UnsafeFileError as UnsafeFileError
+    from hfplug.hub.deliver import flush_outbox as flush_outbox
     from hfplug.hub.outbox import Outbox as Outbox
     from hfplug.hub.push import Preview as Preview
     from hfplug.hub.push import preview_push as preview_push
@@ -137,4 +140,5 @@ if TYPE_CHECKING:
     from hfplug.training.guard import advised_learning_rate as advised_learning_rate
     from hfplug.training.meter import RunFigures as RunFigures
     from hfplug.training.preprocess import Preprocessor as Preprocessor
+    from hfplug.training.push import HubPushCallback as HubPushCallback
     from hfplug.training.sources import load_data as load_data

@@ -58,7 +58,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            if not getattr(_later, "depth", 0):
+            if not _is_later():
                 os.fsync(file.fileno())
         if path.is_file():
             shutil.copymode(path, temporary)
@@ -216,9 +216,13 @@ def flushed_later() -> Iterator[None]:
         _later.depth -= 1
 
 
+def _is_later() -> bool:
+    return bool(getattr(_later, "depth", 0))
+
+
 def sync_tree(folder: Path) -> None:
     """Flush every file and folder under ``folder`` to the disk."""
-    if getattr(_later, "depth", 0):
+    if _is_later():
         return
     for root, _, names in os.walk(folder):
         for name in names:
@@ -291,7 +295,7 @@ def _real(target: str | os.PathLike[str]) -> Path:
 
 def sync_folder(folder: Path) -> None:
     """Flush the names that ``folder`` holds to the disk, so that a rename in it outlives a power cut."""
-    if os.name != "posix" or getattr(_later, "depth", 0):
+    if os.name != "posix" or _is_later():
         return  # folders cannot be opened elsewhere
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -70,9 +71,11 @@ def _list(outbox: Outbox, repo: str | None) -> int:
 
 
 def _flush(outbox: Outbox, repo: str | None, seconds: float) -> int:
-    from hfplug.hub.deliver import flush, flush_command
+    from hfplug.hub.deliver import flush_command, flush_outbox
 
-    result = flush(outbox, repo_id=repo, seconds=seconds)
+    # Each arrival and each wait is a line: uploads take long, and a Hub that is away takes longer.
+    logging.getLogger("hfplug.hub.deliver").setLevel(logging.INFO)
+    result = flush_outbox(outbox, repo_id=repo, seconds=seconds)
     print(f"{result.delivered} delivered, {len(result.remaining)} still waiting.")
     if result.damaged:
         places = ", ".join(map(str, result.damaged))

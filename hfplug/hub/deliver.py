@@ -182,13 +182,16 @@ class Courier:
             asked = error.retry_after
         else:
             self.stopped = error
-        self.due = time.monotonic() + wait_seconds(
+        seconds = wait_seconds(
             self._failures,
             retry_after=asked,
             first_wait=self.pace.first_wait,
             longest_wait=self.pace.longest_wait,
             rng=self.rng,
         )
+        self.due = time.monotonic() + seconds
+        if self.stopped is None:
+            logger.info("%s Trying again in %.1f s.", scrub(str(error)), seconds)
         self.queue.failed(entry, str(error))
 
 
@@ -209,7 +212,7 @@ class Flushed:
     elsewhere: int = 0
 
 
-def flush(
+def flush_outbox(
     outbox: Outbox | None = None,
     *,
     repo_id: str | None = None,

@@ -14,7 +14,7 @@ from huggingface_hub.utils import get_session
 from safetensors.numpy import save_file
 
 from hfplug.cli.main import main
-from hfplug.hub.deliver import Pace, flush
+from hfplug.hub.deliver import Pace, flush_outbox
 from hfplug.hub.outbox import Outbox
 from hfplug.hub.outbox_entry import Entry
 from hfplug.hub.parcel import pack
@@ -72,7 +72,7 @@ def sums(entries: list[Entry]) -> list[tuple[str, str]]:
 
 def test_what_waits_arrives_in_order_byte_for_byte_and_the_outbox_says_in_which_commit(hub, put):
     entries = put("one", "two", "three")
-    result = flush(pace=QUICK)
+    result = flush_outbox(pace=QUICK)
     assert (result.delivered, result.remaining) == (3, ())
     assert history(hub) == sums(entries)
     lines = Outbox().queues()[0].history()
@@ -86,28 +86,28 @@ def test_what_waits_arrives_in_order_byte_for_byte_and_the_outbox_says_in_which_
 def test_an_answer_that_was_lost_makes_no_second_commit(hub, put):
     entries = put("one", "two")
     hub.faults.next(2, "lost", match="/commit/")
-    assert flush(pace=QUICK).delivered == 2
+    assert flush_outbox(pace=QUICK).delivered == 2
     assert hub.faults.count("/commit/") == 2 and history(hub) == sums(entries)
 
 
 def test_a_process_killed_between_the_commit_and_its_note_makes_no_second_commit(hub, put):
     entries = put("one", "two")
     queue = Outbox().queues()[0]
-    flush(pace=QUICK)
+    flush_outbox(pace=QUICK)
     # As it was before the note: the entries are there, the Hub has them, nobody wrote it down.
     (queue.folder / "delivered.jsonl").unlink()
     again = put("one again", "two again")
     for old, new in zip(entries, again, strict=True):
         values = {**vars(new), "id": old.id}
         Entry(**values).write(new.folder)
-    flush(pace=QUICK)
+    flush_outbox(pace=QUICK)
     assert history(hub) == sums(entries)
 
 
 def test_one_repo_that_fails_does_not_hold_up_another(hub, put):
     put("one", repo="bob/adapter")
     put("one", "two", repo=REPO)
-    result = flush(pace=QUICK)
+    result = flush_outbox(pace=QUICK)
     assert result.delivered == 2 and [entry.repo_id for entry in result.remaining] == ["bob/adapter"]
     assert "token may not do that" in result.remaining[0].error
 
@@ -115,7 +115,7 @@ def test_one_repo_that_fails_does_not_hold_up_another(hub, put):
 def test_a_token_is_shown_to_no_other_hub_than_the_environments(hub, put, make_hub):
     other = make_hub("two")
     put("one", endpoint=other.endpoint)
-    result = flush(pace=QUICK)
+    result = flush_outbox(pace=QUICK)
     assert (result.delivered, result.elsewhere, len(result.remaining)) == (0, 1, 1)
     assert other.faults.seen == []
 
@@ -123,9 +123,9 @@ def test_a_token_is_shown_to_no_other_hub_than_the_environments(hub, put, make_h
 def test_a_hub_that_is_away_is_given_up_when_the_time_is_up_and_nothing_is_lost(hub, put):
     entries = put("one", "two")
     hub.stop()
-    assert len(flush(pace=QUICK, seconds=0.3).remaining) == 2
+    assert len(flush_outbox(pace=QUICK, seconds=0.3).remaining) == 2
     hub.start()
-    assert flush(pace=QUICK).delivered == 2
+    assert flush_outbox(pace=QUICK).delivered == 2
     assert history(hub) == sums(entries)
 
 
@@ -150,7 +150,7 @@ def check_kills(hub: Any, tmp_path: Path, kills: int, seed: int) -> tuple[int, i
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60 + 30 * kills)
     half = len(list((tmp_path / "outbox").glob("*/.entry.new-*")))
     waiting = sum(bool(queue.entries()) for queue in Outbox().queues())
-    result = flush(pace=QUICK, seconds=120 + 10 * kills)
+    result = flush_outbox(pace=QUICK, seconds=120 + 10 * kills)
     assert result.remaining == () and result.damaged == ()
     for number in range(kills):
         lines = (tmp_path / f"{number}.log").read_text().split()

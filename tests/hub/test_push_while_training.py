@@ -19,7 +19,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import hfplug
-from hfplug.hub.deliver import Pace, flush
+from hfplug.hub.deliver import Pace, flush_outbox
 from hfplug.hub.outbox import Outbox
 from hfplug.training.push import HubPushCallback
 
@@ -247,7 +247,7 @@ def test_an_interrupted_run_leaves_what_was_not_sent_in_the_outbox(hub, tmp_path
     pusher(trainer)._say_what_waits()  # as the end of the process does
     assert "2 pushes to alice/tiny wait" in warnings(caplog)[-1]
     hub.faults.clear()
-    assert flush(pace=QUICK).delivered == 2
+    assert flush_outbox(pace=QUICK).delivered == 2
     assert [read(hub, commit) for commit, _ in commits(hub)] == watcher.saved
 
 
@@ -277,7 +277,7 @@ def test_a_hub_that_is_down_for_the_whole_run_gets_everything_from_a_flush(hub, 
     assert "5 pushes to alice/tiny wait" in said[-1] and said[-1].endswith("type: hfplug outbox flush")
     assert len([line for line in said if "Training goes on" in line]) == 1
     hub.faults.clear()
-    assert flush(pace=QUICK).delivered == 5
+    assert flush_outbox(pace=QUICK).delivered == 5
     check_arrived(hub, watcher, tmp_path / "run")
     no_token_anywhere(tmp_path, caplog, hub.token)
 
@@ -302,7 +302,7 @@ def test_401_a_token_that_is_not_accepted(hub, tmp_path, caplog, monkeypatch):
     watcher = nothing_arrives(hub, tmp_path, caplog, "hf auth login")
     no_token_anywhere(tmp_path, caplog, wrong)
     monkeypatch.setenv("HF_TOKEN", hub.token)
-    assert flush(pace=QUICK).delivered == 5
+    assert flush_outbox(pace=QUICK).delivered == 5
     check_arrived(hub, watcher, tmp_path / "run")
 
 
@@ -322,7 +322,7 @@ def test_a_quota_that_is_used_up(hub, tmp_path, caplog, status, said):
     hub.faults.next(10_000, status, match="/commit/")
     watcher = nothing_arrives(hub, tmp_path, caplog, said)
     hub.faults.clear()
-    assert flush(pace=QUICK).delivered == 5
+    assert flush_outbox(pace=QUICK).delivered == 5
     check_arrived(hub, watcher, tmp_path / "run")
 
 
@@ -333,7 +333,7 @@ def test_412_for_ever_stops_and_keeps_everything(hub, tmp_path, caplog):
     assert "5 pushes to alice/tiny wait" in warnings(caplog)[-1]
     assert Outbox().queues()[0].entries()[0].attempts <= 2 * QUICK.conflicts
     hub.faults.clear()
-    assert flush(pace=QUICK).delivered == 5
+    assert flush_outbox(pace=QUICK).delivered == 5
     check_arrived(hub, watcher, tmp_path / "run")
 
 
