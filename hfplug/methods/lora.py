@@ -90,9 +90,11 @@ def _targets(method: Lora, anatomy: AnatomyView) -> Any:
         found = _matching(item, anatomy)
         if not found:
             endings = sorted({name.rsplit(".", 1)[-1] for name in anatomy.linear})
+            # A group that is empty here is no misspelling.
+            guess = "" if item in GROUPS else did_you_mean(item, [*GROUPS, *endings])
             raise MethodError(
                 f"{method.name}: {item!r} matches no linear layer of this {anatomy.model_type} model.",
-                fix=f"{did_you_mean(item, [*GROUPS, *endings])} Layer names here end in: "
+                fix=f"{guess} Pass target_modules with names of layers, which here end in: "
                 f"{', '.join(endings) or 'nothing (it has no linear layer)'}; groups are {', '.join(GROUPS)}.".strip(),
             )
         wanted.update(dict.fromkeys(found))

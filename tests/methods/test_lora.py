@@ -1,0 +1,54 @@
+"""Where LoRA goes, and what it says where it cannot go."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+
+import hfplug
+
+
+def llama() -> LlamaForCausalLM:
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=32, **shape))
+
+
+def targets(model: torch.nn.Module) -> list[str]:
+    return sorted(model.peft_config["default"].target_modules)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("attention", ["k_proj", "o_proj", "q_proj", "v_proj"]),
+        ("feed_forward", ["down_proj", "gate_proj", "up_proj"]),
+        ("all-linear", ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]),
+        ("q_proj,v_proj", ["q_proj", "v_proj"]),
+        (("attention", "down_proj"), ["down_proj", "k_proj", "o_proj", "q_proj", "v_proj"]),
+    ],
+)
+def test_layers_are_named_by_group_or_by_name(wanted, expected):
+    assert targets(hfplug.apply_method(llama(), "lora", target_modules=wanted)) == expected
+
+
+def test_layers_that_hold_their_weight_the_other_way_round_are_told_to_peft():
+    model = hfplug.apply_method(GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=32, n_layer=1, n_head=2)), "lora")
+    assert model.peft_config["default"].fan_in_fan_out is True
+    assert targets(model) == ["attn.c_proj", "c_attn"]
+
+
+def test_a_misspelt_layer_is_guessed_and_the_layers_are_named():
+    with pytest.raises(hfplug.MethodError) as caught:
+        hfplug.apply_method(llama(), "lora", target_modules="q_prj")
+    assert "'q_prj' matches no linear layer of this llama model" in str(caught.value)
+    assert "Did you mean 'q_proj'?" in str(caught.value)
+
+
+def test_a_model_without_attention_is_refused_with_the_layers_to_name():
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, state_size=4))
+    with pytest.raises(hfplug.MethodError) as caught:
+        hfplug.apply_method(mamba, "lora")
+    assert "Did you mean" not in str(caught.value)  # what was asked for is spelt right
+    assert "in_proj" in caught.value.fix
+    assert targets(hfplug.apply_method(mamba, "lora", target_modules="in_proj,x_proj")) == ["in_proj", "x_proj"]
