@@ -175,6 +175,25 @@ def test_a_hundred_trainings_killed_at_random_moments(hub, tmp_path):
     assert half > 3 and waiting > 20
 
 
+@pytest.mark.slow
+def test_of_two_training_processes_one_pushes(hub, tmp_path):
+    environment = hub.environment(
+        HFPLUG_OUTBOX=str(tmp_path / "outbox"), OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = SCRIPT.with_name("train_on_two.py")
+    subprocess.run([*torchrun, str(script), str(tmp_path / "run")], env=environment, check=True, timeout=240)
+    weights = [tmp_path / "run" / f"checkpoint-{n}" / WEIGHTS for n in (1, 2, 3)]
+    found = history(hub, "alice/two")
+    assert [title for title, _ in found] == [
+        "checkpoint-1",
+        "checkpoint-2",
+        "checkpoint-3",
+        "The adapter after 3 steps",
+    ]
+    assert [total for _, total in found[:3]] == [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights]
+
+
 # -------------------------------------------------------------------------------------------------- command
 
 
