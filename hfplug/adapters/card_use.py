@@ -23,8 +23,7 @@ def how_to_load(adapter: AdapterDir, place: str, *, on_hub: bool) -> str:
         on_hub: Whether ``place`` is a repo id.
     """
     shown = json.dumps(place)
-    folder = f"hfplug.pull_adapter({shown})" if on_hub else shown
-    hfplug = f"import hfplug\n\nmodel = hfplug.load_adapter({folder})"
+    hfplug = f"import hfplug\n\nmodel = hfplug.{'load_from_hub' if on_hub else 'load_adapter'}({shown})"
     lines = ["With hfplug, which checks that the base is the right one:", fence(hfplug, "python")]
     auto = auto_class(adapter)
     if adapter.kind == "full":

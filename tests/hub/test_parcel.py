@@ -239,7 +239,7 @@ def test_an_edited_readme_travels_with_its_text_and_licence(checkpoint, pack_it,
     card = (pack_it(adapter, repo_id="alice/x", licence="mit").folder / "README.md").read_text()
     assert "license: cc-by-4.0" in card and "Trained on a Sunday." in card
     assert "# x\n" in card and "# adapter\n" not in card
-    assert 'hfplug.pull_adapter("alice/x")' in card
+    assert 'hfplug.load_from_hub("alice/x")' in card
 
 
 def test_a_parcel_is_read_again_and_checked(checkpoint, pack_it):

@@ -183,7 +183,7 @@ def test_the_card_says_what_a_reader_needs(hub, push, make_adapter, base_commit)
         "| inference cost | generated tokens per second | 30 |",
         "| training speed | seconds per step | 0.25 |",
         "Settings of `lora` that are not its defaults: `r` = `2`.",
-        f'hfplug.pull_adapter("{REPO}")',
+        f'hfplug.load_from_hub("{REPO}")',
         f'PeftModel.from_pretrained(base, "{REPO}")',
         "They greet.",
     ):
