@@ -27,12 +27,13 @@ from hfplug.models.anatomy import read_anatomy
 from hfplug.models.base import Base, read_task_type, resolve_base, tokenizer_source
 from hfplug.models.factory import Applied, load_base, remember
 
-__all__ = ["find_tokenizer", "load_adapter", "method_of", "verify_probe"]
+__all__ = ["find_tokenizer", "load_adapter", "method_of", "verify_adapter"]
 
 logger = logging.getLogger(__name__)
 
 Verify = Literal["off", "lock", "probe"]
 _VERIFY = ("off", "lock", "probe")
+_OPTIONS: dict[str, Any] = {"dtype": "auto", "device": None, "device_map": None, "token": None}
 # Of PEFT, beyond those that hfplug trains.
 _FURTHER_TASK_TYPES = frozenset({"TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"})
 
@@ -81,43 +82,39 @@ def load_adapter(
         MismatchError: The base, its commit or the tokenizer is another one, the adapter's tensors do not all fit, a
             head would stay random, or the probe gives other answers.
     """
-    options = _options(verify, dtype, device, device_map, token)
-    adapter = _open(path)
-    if verify != "off":
-        check_files(adapter)
-        check_finite(adapter)
-        _note_what_is_unknown(adapter)
-    if adapter.kind == "full":
-        model, tokenizer = _load_full(adapter, tokenizer, task_type, trust_remote_code, verify, options)
-    else:
-        found = resolve_base(
-            _base_name(adapter, base),
-            revision=revision or (adapter.base_revision if base is None else None),
-            trust_remote_code=trust_remote_code,
-            num_labels=count_saved_labels(adapter),
-            token=token,
-        )
-        model, tokenizer = _load_peft(adapter, found, tokenizer, task_type, verify, options)
+    model, tokenizer, adapter = _load(
+        path,
+        base=base,
+        revision=revision,
+        task_type=task_type,
+        tokenizer=tokenizer,
+        trust_remote_code=trust_remote_code,
+        verify=verify,
+        options=_options(dtype, device, device_map, token),
+    )
     if verify == "probe":
         _require_same(adapter, model, tokenizer)
     return model
 
 
-def verify_probe(adapter: AdapterDir, model: nn.Module, tokenizer: Any = None) -> ProbeResult | None:
-    """Ask a loaded model the questions in an adapter's lock.
+def verify_adapter(path: str | Path, **load: Any) -> ProbeResult:
+    """Load an adapter with every check, ask it the probe's questions, and say how far its answers are off.
 
     Args:
-        adapter: The adapter.
-        model: What :func:`load_adapter` returned.
-        tokenizer: If given, the probe's text must give the same ids with it.
+        path: Folder of the adapter, or of a fully tuned model.
+        load: As for :func:`load_adapter`, without ``verify``.
 
     Returns:
-        What came of it, or None if the adapter has no probe.
+        The largest difference to the logits that the author saw, and the tolerance.
+
+    Raises:
+        HfplugError: As :func:`load_adapter`; an ``AdapterError`` too if there is no probe. Answers that differ are
+            no error here: see ``verdict``.
     """
-    probe = adapter.lock.probe if adapter.lock else None
-    if not probe:
-        return None
-    return compare_probe(probe, model, tokenizer, adapter_dtype=adapter.weight_dtype)
+    places = {name: load.pop(name, default) for name, default in _OPTIONS.items()}
+    wanted = {"base": None, "revision": None, "task_type": None, "tokenizer": None, "trust_remote_code": False, **load}
+    model, tokenizer, adapter = _load(path, verify="lock", options=_options(**places), **wanted)
+    return _probe(adapter, model, tokenizer)
 
 
 def find_tokenizer(adapter: AdapterDir, base: Base | None, *, token: str | None = None) -> Any:
@@ -161,10 +158,40 @@ def _open(path: str | Path) -> AdapterDir:
     return AdapterDir.open(path)
 
 
-def _options(verify: str, dtype: Any, device: Any, device_map: Any, token: str | None) -> dict[str, Any]:
-    """What goes on to ``load_base``."""
+def _load(
+    path: str | Path,
+    *,
+    base: str | Path | None,
+    revision: str | None,
+    task_type: str | None,
+    tokenizer: Any,
+    trust_remote_code: bool,
+    verify: Verify,
+    options: dict[str, Any],
+) -> tuple[nn.Module, Any, AdapterDir]:
     if verify not in _VERIFY:
         raise AdapterError(f"verify must be one of {', '.join(_VERIFY)}, not {verify!r}.")
+    adapter = _open(path)
+    if verify != "off":
+        check_files(adapter)
+        check_finite(adapter)
+        _note_what_is_unknown(adapter)
+    if adapter.kind == "full":
+        model, tokenizer = _load_full(adapter, tokenizer, task_type, trust_remote_code, verify, options)
+    else:
+        found = resolve_base(
+            _base_name(adapter, base),
+            revision=revision or (adapter.base_revision if base is None else None),
+            trust_remote_code=trust_remote_code,
+            num_labels=count_saved_labels(adapter),
+            token=options["token"],
+        )
+        model, tokenizer = _load_peft(adapter, found, tokenizer, task_type, verify, options)
+    return model, tokenizer, adapter
+
+
+def _options(dtype: Any, device: Any, device_map: Any, token: str | None) -> dict[str, Any]:
+    """What goes on to ``load_base``."""
     if device is not None:
         if device_map is not None:
             raise AdapterError("device and device_map were both given.", fix="Pass one of them.")
@@ -279,13 +306,18 @@ def _put_on(model: nn.Module, adapter: AdapterDir, verify: Verify) -> nn.Module:
     return tuned
 
 
-def _require_same(adapter: AdapterDir, model: nn.Module, tokenizer: Any) -> None:
-    result = verify_probe(adapter, model, tokenizer)
-    if result is None:
+def _probe(adapter: AdapterDir, model: nn.Module, tokenizer: Any) -> ProbeResult:
+    probe = adapter.lock.probe if adapter.lock else None
+    if not probe:
         raise AdapterError(
             f"The adapter in {str(adapter.path)!r} has no probe, so its answers cannot be compared.",
             fix="Pass verify='lock', or export it again with this version of hfplug.",
         )
+    return compare_probe(probe, model, tokenizer, adapter_dtype=adapter.weight_dtype)
+
+
+def _require_same(adapter: AdapterDir, model: nn.Module, tokenizer: Any) -> None:
+    result = _probe(adapter, model, tokenizer)
     if result.verdict != "same":
         versions = adapter.lock.versions if adapter.lock else {}
         made_with = ", ".join(

@@ -306,6 +306,10 @@ def _write_documents(adapter: AdapterDir, folder: Path, base: _Base, dtype: str,
         atomic.write_json(folder / RECORD, record)
     if adapter.lock is not None:
         lock = adapter.lock.to_json() | {"base": base.name, "base_commit": base.commit}
+        converted = any(file.stat().st_size != (folder / file.name).stat().st_size for file in adapter.weights)
+        if converted and adapter.lock.weights_sha256 == {file.name: file_sha256(file) for file in adapter.weights}:
+            # Weights that were not those of the lock before do not become so by being rounded.
+            lock["weights_sha256"] = {file.name: file_sha256(folder / file.name) for file in adapter.weights}
         atomic.write_json(folder / LOCK, lock)
 
 
