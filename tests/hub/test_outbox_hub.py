@@ -181,7 +181,7 @@ def test_of_two_training_processes_one_pushes(hub, tmp_path):
         HFPLUG_OUTBOX=str(tmp_path / "outbox"), OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true"
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = SCRIPT.with_name("train_on_two.py")
+    script = SCRIPT.with_name("train_and_push.py")
     subprocess.run([*torchrun, str(script), str(tmp_path / "run")], env=environment, check=True, timeout=240)
     weights = [tmp_path / "run" / f"checkpoint-{n}" / WEIGHTS for n in (1, 2, 3)]
     found = history(hub, "alice/two")
@@ -192,6 +192,18 @@ def test_of_two_training_processes_one_pushes(hub, tmp_path):
         "The adapter after 3 steps",
     ]
     assert [total for _, total in found[:3]] == [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights]
+
+
+def test_a_run_that_fails_while_the_hub_hangs_ends_at_once_and_says_what_waits(hub, tmp_path):
+    hub.faults.next(1000, "delay", seconds=60)
+    environment = hub.environment(HFPLUG_OUTBOX=str(tmp_path / "outbox"), OMP_NUM_THREADS="1")
+    command = [sys.executable, str(SCRIPT.with_name("train_and_push.py")), str(tmp_path / "run"), "3"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50)
+    assert run.returncode == 1 and "a mistake of the user's own" in run.stderr
+    last = run.stderr.splitlines()[-1]
+    assert "2 pushes to alice/two wait in the outbox" in last and last.endswith("hfplug outbox flush")
+    hub.faults.clear()
+    assert [entry.message for entry in Outbox().queues()[0].entries()] == ["checkpoint-1", "checkpoint-2"]
 
 
 # -------------------------------------------------------------------------------------------------- command

@@ -16,6 +16,7 @@ from faults import KINDS
 from huggingface_hub import HfApi
 from huggingface_hub.utils import get_session
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load, load_file
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import hfplug
@@ -144,6 +145,26 @@ def test_every_checkpoint_and_the_export_arrive(hub, tmp_path):
     assert names - {".gitattributes"} == {
         "README.md", "adapter_config.json", WEIGHTS, "hfplug_lock.json", "hfplug_record.json"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "weights"), [("full", "model.safetensors"), ("prompt_tuning", WEIGHTS)])
+def test_other_methods_are_pushed_as_they_were_saved(hub, tmp_path, method, weights):
+    model = hfplug.apply_method(tiny_model(), method)
+    make_trainer(tmp_path / "run", steps=2, model=model).train()
+    found = commits(hub)
+    assert [title for _, title in found] == ["checkpoint-1", "checkpoint-2", "The adapter after 2 steps"]
+    sent = [read(hub, commit, weights) for commit, _ in found[:2]]
+    assert sent == [(tmp_path / "run" / f"checkpoint-{step}" / weights).read_bytes() for step in (1, 2)]
+
+
+def test_weights_can_be_pushed_in_another_dtype_while_the_checkpoint_stays_as_it_is(hub, tmp_path):
+    make_trainer(tmp_path / "run", steps=1, push={"dtype": "bfloat16", "licence": "mit"}).train()
+    commit = commits(hub)[0][0]
+    assert {tensor.dtype for tensor in load(read(hub, commit)).values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in load_file(tmp_path / "run" / "checkpoint-1" / WEIGHTS).values()} == {
+        torch.float32
+    }
+    assert "license: mit" in read(hub, commit, "README.md").decode()
 
 
 def test_what_is_pushed_in_mid_run_is_the_record_so_far(hub, tmp_path):

@@ -1,12 +1,19 @@
-"""A run of two processes that pushes: ``torchrun … train_on_two.py OUT``."""
+"""A run that pushes, of one process or two: ``[torchrun …] train_and_push.py OUT [FAIL_AT_STEP]``."""
 
 import sys
 
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import hfplug
+
+
+class Fail(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if sys.argv[2:] == [str(state.global_step)]:
+            raise RuntimeError("a mistake of the user's own")
+
 
 torch.manual_seed(0)
 sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -24,5 +31,5 @@ Trainer(
         disable_tqdm=True,
     ),
     train_dataset=Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 6] * 16, "labels": ids}),
-    callbacks=hfplug.adapter_callbacks(push_to="alice/two"),
+    callbacks=[*hfplug.adapter_callbacks(push_to="alice/two"), Fail()],
 ).train()
