@@ -172,9 +172,7 @@ def translated(action: str, repo_id: str | None = None, *, client: HubClient | N
         )
         if made is None:
             raise
-    else:
-        return
-    raise made
+        raise made from None
 
 
 # -------------------------------------------------------------------------------------------------- hooks
