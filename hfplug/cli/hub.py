@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument("repo", metavar="REPO", help="owner/name that it gets here")
     add_flag(load, "visibility", choices=("private", "public"), default="private", help="(default: private)")
     for action in (serve, token, export, load):
+        action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show stack traces")
         add_flag(action, "root", type=Path, default=Path("hfplug-hub"), help="the Hub's folder (default: hfplug-hub)")
     for action in (serve, token):
         add_flag(action, "user", default=None, help="whose token it is (default: your name on this machine)")
@@ -61,7 +62,8 @@ def _serve(parsed: argparse.Namespace) -> int:
 
     given = _given_token(parsed)
     with listening(parsed.host, parsed.port) as listener:
-        if given or parsed.user or not read_tokens(parsed.root):
+        users = {entry["user"] for entry in read_tokens(parsed.root)}
+        if given or (parsed.user not in users if parsed.user else not users):
             _add_token(parsed, given)
         address = address_of(listener)
         if not _LOOPBACK.fullmatch(parsed.host):
@@ -70,8 +72,8 @@ def _serve(parsed: argparse.Namespace) -> int:
                 " plain HTTP: tokens and files can be read on the way. Put a TLS proxy in front, or use 127.0.0.1.",
                 file=sys.stderr,
             )
-        users = ", ".join(sorted({entry["user"] for entry in read_tokens(parsed.root)}))
-        print(f"Serving {parsed.root} at {address} (users: {users}). One process; stop it with Ctrl-C.")
+        names = ", ".join(sorted({entry["user"] for entry in read_tokens(parsed.root)}))
+        print(f"Serving {parsed.root} at {address} (users: {names}). One process; stop it with Ctrl-C.")
         print(f"In another terminal:  export HF_ENDPOINT={address} HF_TOKEN=…", flush=True)
         try:
             serve(parsed.root, listener)

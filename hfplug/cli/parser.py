@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
-            command = self._command_parser(getattr(parsed, "command", None))
+            command = self._command_parser(parsed)
             raise UsageError(f"{command.prog} has no {rest[0]!r}.", fix=command.guess(rest[0]))
         return parsed
 
@@ -42,10 +42,13 @@ class Parser(argparse.ArgumentParser):
         known = [option for action in self._actions for option in action.option_strings]
         return did_you_mean(flag.partition("=")[0], known) or f"Type: {self.prog} --help"
 
-    def _command_parser(self, name: str | None) -> Parser:
+    def _command_parser(self, parsed: argparse.Namespace) -> Parser:
+        """The parser of the command, or of the action of a command, that was typed."""
         for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction) and name in action.choices:
-                return action.choices[name]
+            if isinstance(action, argparse._SubParsersAction):
+                name = getattr(parsed, action.dest, None)
+                if name in action.choices:
+                    return action.choices[name]._command_parser(parsed)
         return self
 
 

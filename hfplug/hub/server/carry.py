@@ -68,7 +68,8 @@ def export_repo(root: Path, id: str, folder: Path, *, type: str = "model") -> Ca
         raise HubNotFoundError(f"the Hub in {root} has no {type} {id!r}.", fix="Pass --type, or another owner/name.")
     if folder.exists() and any(folder.iterdir()):
         raise HubConflictError(f"{folder} is not empty.", fix="Pass a new folder.")
-    return _carry(repo.folder, folder, {**repo.state}, shown=folder)
+    state = {**repo.state, "gated": False, "granted": []}  # who was let in here is nobody's business there
+    return _carry(repo.folder, folder, state, shown=folder)
 
 
 def import_repo(root: Path, folder: Path, id: str, *, visibility: str = "private", type: str | None = None) -> Carried:
