@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it. __all__, dir() and the tests are derived from it.
 _PUBLIC = {
     "AdapterDir": "hfplug.adapters.adapter_dir",
+    "AdapterEntry": "hfplug.hub.catalogue",
     "AdapterError": "hfplug.errors",
     "BaseModelError": "hfplug.errors",
     "DataError": "hfplug.errors",
@@ -36,7 +37,9 @@ _PUBLIC = {
     "OutboxError": "hfplug.errors",
     "Preprocessor": "hfplug.training.preprocess",
     "Preview": "hfplug.hub.push",
+    "ProbeResult": "hfplug.adapters.probe",
     "PromptTuning": "hfplug.methods",
+    "Pulled": "hfplug.hub.pull",
     "QLora": "hfplug.methods",
     "Record": "hfplug.adapters.record",
     "Report": "hfplug.comparison.variants",
@@ -53,21 +56,25 @@ _PUBLIC = {
     "advised_learning_rate": "hfplug.training.guard",
     "apply_method": "hfplug.models.factory",
     "build_model": "hfplug.models.factory",
+    "find_adapters": "hfplug.hub.catalogue",
     "flush_outbox": "hfplug.hub.deliver",
     "generate_texts": "hfplug.serving.generate",
     "get_method": "hfplug.methods",
     "last_whole_checkpoint": "hfplug.training.checkpoints",
     "load_adapter": "hfplug.adapters.load",
     "load_data": "hfplug.training.sources",
+    "load_from_hub": "hfplug.hub.pull",
     "make_collator": "hfplug.training.collate",
     "make_method_arguments": "hfplug.training.arguments",
     "method_names": "hfplug.methods",
     "preview_push": "hfplug.hub.push",
+    "pull_adapter": "hfplug.hub.pull",
     "push_adapter": "hfplug.hub.push",
     "read_report": "hfplug.comparison.report",
     "register_method": "hfplug.methods",
     "render_table": "hfplug.comparison.table",
     "run_study": "hfplug.comparison.study",
+    "verify_adapter": "hfplug.adapters.load",
 }
 
 __all__ = ["__version__", *_PUBLIC]
@@ -88,7 +95,9 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from hfplug.adapters.adapter_dir import AdapterDir as AdapterDir
     from hfplug.adapters.load import load_adapter as load_adapter
+    from hfplug.adapters.load import verify_adapter as verify_adapter
     from hfplug.adapters.lock import Lock as Lock
+    from hfplug.adapters.probe import ProbeResult as ProbeResult
     from hfplug.adapters.record import Record as Record
     from hfplug.adapters.task import Task as Task
     from hfplug.comparison.report import read_report as read_report
@@ -115,8 +124,13 @@ if TYPE_CHECKING:
     from hfplug.errors import StudyError as StudyError
     from hfplug.errors import TrainingError as TrainingError
     from hfplug.errors import UnsafeFileError as UnsafeFileError
+    from hfplug.hub.catalogue import AdapterEntry as AdapterEntry
+    from hfplug.hub.catalogue import find_adapters as find_adapters
     from hfplug.hub.deliver import flush_outbox as flush_outbox
     from hfplug.hub.outbox import Outbox as Outbox
+    from hfplug.hub.pull import Pulled as Pulled
+    from hfplug.hub.pull import load_from_hub as load_from_hub
+    from hfplug.hub.pull import pull_adapter as pull_adapter
     from hfplug.hub.push import Preview as Preview
     from hfplug.hub.push import preview_push as preview_push
     from hfplug.hub.push import push_adapter as push_adapter
