@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ def resolve_base(
     """
     from transformers import AutoConfig
 
-    name = str(base)
+    name = pinned_name(str(base))
     folder = Path(name)
     if folder.is_dir():
         _check_folder(folder)
@@ -105,6 +106,18 @@ def resolve_base(
         trust_remote_code=trust_remote_code,
         new_head=num_labels is not None,
     )
+
+
+def pinned_name(name: str) -> str:
+    """A base's name as it can be written down: a folder by its absolute path, anything else as it is.
+
+    A relative ``out/base`` in an adapter would read like a repo id: seen from another folder it names a model of a
+    stranger on the Hub.
+
+    Args:
+        name: Repo id or folder.
+    """
+    return os.path.abspath(name) if name and Path(name).is_dir() else name
 
 
 def read_task_type(config: PretrainedConfig, task_type: str | None = None) -> str:

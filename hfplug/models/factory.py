@@ -15,7 +15,15 @@ from hfplug.errors import BaseModelError, HfplugError, MethodError
 from hfplug.methods import Quantization, TuningMethod, resolve_method
 from hfplug.models import hardware
 from hfplug.models.anatomy import Anatomy, new_modules, read_anatomy
-from hfplug.models.base import Base, auto_class, read_task_type, resolve_base, task_type_of, tokenizer_source
+from hfplug.models.base import (
+    Base,
+    auto_class,
+    pinned_name,
+    read_task_type,
+    resolve_base,
+    task_type_of,
+    tokenizer_source,
+)
 from hfplug.models.quantize import bitsandbytes_config, settle_four_bit_layers
 
 logger = logging.getLogger(__name__)
@@ -121,7 +129,7 @@ def apply_method(
     _check_can_take(model, chosen)
     kind = read_task_type(model.config, task_type) if task_type is not None else task_type_of(model)
     chosen.check_task_type(kind)
-    name = getattr(model, "name_or_path", "") or ""
+    name = pinned_name(getattr(model, "name_or_path", "") or "")
     commit = getattr(model.config, "_commit_hash", None)
     return _apply(model, chosen, kind, missing_keys=(), base_name=name, base_commit=commit)
 
@@ -271,6 +279,8 @@ def _apply(
         tuned = model
     else:
         tuned = _wrap(model, config, method, base_commit)
+        if base_name:
+            tuned.active_peft_config.base_model_name_or_path = base_name
     remember(tuned, Applied(method=method, anatomy=anatomy, base_name=base_name, base_commit=base_commit))
     logger.info("%s: %s", method.name, method.summary)
     return tuned
