@@ -2,7 +2,7 @@
 
     python examples/causal_chat.py
     python examples/causal_chat.py --base HuggingFaceTB/SmolLM2-135M-Instruct --learning_rate 1e-3
-    python examples/causal_chat.py --base HuggingFaceTB/SmolLM2-135M-Instruct --method qlora --qlora_r 8
+    python examples/causal_chat.py --base HuggingFaceTB/SmolLM2-135M-Instruct --method qlora --lora_r 8
     python examples/causal_chat.py settings.json    # or settings.yaml
 
 Without flags it makes a tiny random chat model and trains that on built-in dialogues: no network, no token, no GPU.

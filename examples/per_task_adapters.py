@@ -33,7 +33,7 @@ class ScriptArguments:
     base: str = field(default=str(base_path()), metadata={"help": "repo id or folder of a seq2seq model"})
     output_dir: str = field(default="hfplug-examples/per-task", metadata={"help": "a folder for each task goes here"})
     rank: int = field(default=8, metadata={"help": "rank of each adapter"})
-    steps: int = field(default=100, metadata={"help": "training steps for each task"})
+    steps: int = field(default=150, metadata={"help": "training steps for each task"})
     learning_rate: float = field(default=1e-2, metadata={"help": "1e-2 suits the built-in base, 1e-3 larger ones"})
 
 

@@ -3,7 +3,7 @@
     pip install 'hfplug[trl]'
     python examples/trl_sft.py
     python examples/trl_sft.py --base HuggingFaceTB/SmolLM2-135M-Instruct --learning_rate 1e-3
-    python examples/trl_sft.py --base HuggingFaceTB/SmolLM2-135M-Instruct --method qlora --qlora_r 8
+    python examples/trl_sft.py --base HuggingFaceTB/SmolLM2-135M-Instruct --method qlora --lora_r 8
 
 Without flags it makes a tiny random chat model and trains that on built-in dialogues: no network, no token, no GPU.
 The numbers then show that everything works; for summaries worth reading, name a real base. The flags of every method
