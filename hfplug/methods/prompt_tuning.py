@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfplug.errors import MethodError
-from hfplug.methods.method import CAUSAL, AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
+from hfplug.methods.method import (
+    CAUSAL,
+    CLASSIFICATION,
+    AnatomyView,
+    LearningRate,
+    TuningMethod,
+    modules_to_save,
+    register_method,
+)
 from hfplug.methods.settings import setting
 
 if TYPE_CHECKING:
@@ -47,6 +55,12 @@ class PromptTuning(TuningMethod):
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         from peft import PromptTuningConfig
 
+        if anatomy.encoder_decoder and anatomy.task_type == CLASSIFICATION:
+            # T5, BART and their kin look for the end token among the ids to know what to classify.
+            raise MethodError(
+                f"{self.name} puts vectors before the input, and a {anatomy.model_type} classifier takes token ids only.",
+                fix="Use lora, or a classifier that is an encoder or a decoder alone (BERT, Llama).",
+            )
         return PromptTuningConfig(
             task_type=anatomy.task_type,
             num_virtual_tokens=self.num_virtual_tokens,

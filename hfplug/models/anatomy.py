@@ -35,6 +35,7 @@ class Anatomy:
         linear: All linear layers but the output head and new modules.
         transposed: Those of ``linear`` that hold their weight as (in, out): GPT-2's ``Conv1D``.
         modules: Every module.
+        encoder_decoder: Whether it is an encoder and a decoder.
         new_modules: Modules that start at random and so must be trained and saved: a classification head,
             and whatever the checkpoint did not hold.
         tokenizer_source: Folder or repo id that a tokenizer can be read from, or None.
@@ -52,6 +53,7 @@ class Anatomy:
     linear: tuple[str, ...]
     transposed: tuple[str, ...]
     modules: tuple[str, ...]
+    encoder_decoder: bool = False
     new_modules: tuple[str, ...] = ()
     tokenizer_source: str | None = None
     revision: str | None = None
@@ -102,6 +104,7 @@ def read_anatomy(
         linear=linear,
         transposed=tuple(name for name in linear if type(modules[name]).__name__ == "Conv1D"),
         modules=tuple(name for name in modules if name),
+        encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
         new_modules=new,
         tokenizer_source=tokenizer_source,
         revision=revision,

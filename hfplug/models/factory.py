@@ -210,6 +210,10 @@ def _modules_to_keep(base: Base, task_type: str, kwargs: dict[str, Any]) -> list
     on_meta = {key: value for key, value in kwargs.items() if key != "device_map"}
     model, missing = _from_pretrained(base, task_type, {**on_meta, "device_map": "meta"})
     kept = [*get_keys_to_not_convert(model), *new_modules(model, task_type, missing)]
+    if base.config.model_type in hardware.T5_FAMILY:
+        # Its input is cast to its weight's dtype, which for packed 4-bit weights is that of bytes. transformers keeps
+        # it for T5 itself, and not for LongT5.
+        kept.append("wo")
     return list(dict.fromkeys(kept))
 
 

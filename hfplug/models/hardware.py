@@ -6,6 +6,8 @@ import os
 
 import torch
 
+T5_FAMILY = frozenset({"t5", "mt5", "umt5", "longt5", "switch_transformers", "pix2struct"})
+
 
 def has_fast_bfloat16() -> bool:
     """True if bfloat16 products run on units made for them.
@@ -64,7 +66,7 @@ def load_dtype(dtype: torch.dtype, model_type: str) -> torch.dtype:
 
 def overflows_in_float16(model_type: str) -> bool:
     """True for the T5 family, whose feed-forward activations leave float16's range (above 65504)."""
-    return model_type in {"t5", "mt5", "umt5", "longt5", "switch_transformers", "pix2struct"}
+    return model_type in T5_FAMILY
 
 
 def is_sharded_run() -> bool:
