@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -82,8 +83,13 @@ async def _answer(router: Router, hub: Hub, request: Request) -> Response:
     except OSError as error:
         if error.errno in _DISK_FULL:
             return Refusal(507, "the disk of this Hub is full").response()
-        logger.exception("%s %s failed", request.method, request.url.path)
+        _log(request)
     except Exception:
         # One call's failure is logged, answered, and does not take the others down.
-        logger.exception("%s %s failed", request.method, request.url.path)
+        _log(request)
     return JSONResponse({"error": "this Hub failed; its log says why"}, 500)
+
+
+def _log(request: Request) -> None:
+    # The address of an upload is a ticket, and a log is no place for one.
+    logger.exception("%s %s failed", request.method, re.sub(r"(/api/lfs/)[^/]+", r"\1…", request.url.path))

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 OID = re.compile(r"[0-9a-f]{40}")
+SHORT_OID = re.compile(r"[0-9a-f]{7,40}")
 
 
 @dataclass(frozen=True)

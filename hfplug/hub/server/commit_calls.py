@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from hfplug.hub.server.cards import CARD, problems
-from hfplug.hub.server.commit import Commit, File
+from hfplug.hub.server.commit import SHORT_OID, Commit, File
 from hfplug.hub.server.discussions import add_event, open_discussion
 from hfplug.hub.server.hub import contributable, is_owner, signed_in, writable
 from hfplug.hub.server.names import check_path
@@ -110,7 +110,7 @@ def _commit(call: Call) -> Response:
             pull_url = f"{repo_url(call, repo)}/discussions/{discussion['num']}"
         else:
             parent = repo.resolve(revision)
-            if changes.parent is not None and changes.parent != parent:
+            if changes.parent is not None and not parent.startswith(changes.parent):
                 raise Refusal(412, "A commit has happened since. Please refresh and try again.")
             commit = _next(repo, parent, changes, user)
             pull_url = _advance(repo, state, revision, commit, user)
@@ -133,7 +133,7 @@ def _read_changes(repo: Repo, body: bytes) -> _Changes:
         if key == "header":
             changes.title = str(value.get("summary") or "")[:1000]
             changes.message = str(value.get("description") or "")
-            changes.parent = value.get("parentCommit")
+            changes.parent = _read_parent(value.get("parentCommit"))
         elif key in ("file", "lfsFile", "deletedFile", "deletedFolder"):
             path = str(value.get("path") or "")
             path = check_path(path.rstrip("/") if key == "deletedFolder" else path)
@@ -147,6 +147,14 @@ def _read_changes(repo: Repo, body: bytes) -> _Changes:
     if not changes.title:
         raise Refusal(400, "a commit needs a header with a summary")
     return changes
+
+
+def _read_parent(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not SHORT_OID.fullmatch(value):
+        raise Refusal(400, "parentCommit must be 7 to 40 hex digits of a commit's name")
+    return value
 
 
 def _take_small(repo: Repo, path: str, value: dict[str, Any]) -> File:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hfplug.adapters import atomic
-from hfplug.hub.server.commit import OID, Commit, File, name_of
+from hfplug.hub.server.commit import SHORT_OID, Commit, File, name_of
 from hfplug.hub.server.routing import Refusal
 from hfplug.hub.server.store import ObjectStore, make_folder
 
@@ -103,7 +103,7 @@ class Repo:
             self.state = state
 
     def resolve(self, revision: str) -> str:
-        """The name of the commit that a branch, a tag, ``refs/…`` or a commit's name means.
+        """The name of the commit that a branch, a tag, ``refs/…`` or a commit's name (7 digits will do) means.
 
         Raises:
             Refusal: There is none (404, RevisionNotFound).
@@ -116,8 +116,10 @@ class Repo:
             found = state["branches"].get(name) if kind == "heads" else state["tags"].get(name, {}).get("commit")
         else:
             found = state["branches"].get(revision) or state["tags"].get(revision, {}).get("commit")
-        if found is None and OID.fullmatch(revision) and (self.folder / "commits" / f"{revision}.json").is_file():
-            found = revision
+        if found is None and SHORT_OID.fullmatch(revision):
+            pattern = f"{revision}.json" if len(revision) == 40 else f"{revision}*.json"
+            names = [path.stem for path in (self.folder / "commits").glob(pattern)]
+            found = names[0] if len(names) == 1 else None
         if found is None:
             raise Refusal(404, f"Invalid rev id: {revision[:100]}", code="RevisionNotFound")
         return found

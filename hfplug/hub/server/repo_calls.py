@@ -42,12 +42,14 @@ def _create(call: Call) -> Response:
         raise Refusal(400, f"a repo is one of {', '.join(TYPES)}; {kind!r} came")
     if owner.lower() != user.lower():
         raise Refusal(403, f"You don't have the rights to create a {kind} under the namespace {owner[:100]!r}")
-    existing = call.hub.shelf.find(kind, f"{owner}/{name}")
-    if existing is not None:
-        url = repo_url(call, existing)
-        raise Refusal(409, f"You already created this {kind} repo", body={"url": url})
     more = {"sdk": body["sdk"]} if kind == "space" and isinstance(body.get("sdk"), str) else {}
-    repo = call.hub.shelf.create(kind, user, name, author=user, visibility=_visibility(body) or "public", **more)
+    try:
+        repo = call.hub.shelf.create(kind, user, name, author=user, visibility=_visibility(body) or "public", **more)
+    except Refusal as refusal:
+        existing = call.hub.shelf.find(kind, f"{owner}/{name}")
+        if refusal.status == 409 and existing is not None:
+            refusal.body["url"] = repo_url(call, existing)  # what exist_ok answers with
+        raise
     return JSONResponse({"url": repo_url(call, repo), "name": repo.id, "id": repo.id})
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # The client sends small files inside the commit, each below 10 MB; a body is held in memory.
 LARGEST_BODY = 512 << 20
+LARGEST_BODY_OF_STRANGERS = 4 << 20
 _TYPES = ("models", "datasets", "spaces")
 
 
@@ -178,11 +179,12 @@ async def _run(route: _Route, hub: Hub, request: Request, names: dict[str, str])
     if route.streaming:
         return await route.handler(call)
     pieces, size = [], 0
+    most = LARGEST_BODY if user else LARGEST_BODY_OF_STRANGERS
     async for piece in request.stream():
         pieces.append(piece)
         size += len(piece)
-        if size > LARGEST_BODY:
-            raise Refusal(413, f"a body may have {LARGEST_BODY} bytes; send large files through LFS or Xet")
+        if size > most:
+            raise Refusal(413, f"a body may have {most} bytes; send large files through LFS or Xet")
     call.body = b"".join(pieces)
     return await run_in_threadpool(route.handler, call)
 

@@ -91,6 +91,15 @@ def test_a_stale_parent_is_412_and_changes_nothing(hub, repo):
     assert not hub.api.file_exists(repo, "late.txt")
 
 
+def test_a_commit_may_be_named_by_its_first_seven_digits(hub, repo):
+    made = commit(hub, repo, add("f.txt", b"1"))
+    assert hub.api.model_info(repo, revision=made.oid[:7]).sha == made.oid
+    later = commit(hub, repo, add("f.txt", b"2"), parent_commit=made.oid[:7])
+    with pytest.raises(HfHubHTTPError, match="412"):
+        commit(hub, repo, add("f.txt", b"3"), parent_commit=made.oid[:7])
+    assert hub.api.model_info(repo).sha == later.oid
+
+
 def test_of_two_writers_at_once_with_one_parent_exactly_one_wins(hub, repo):
     head = hub.api.model_info(repo).sha
     outcomes = []

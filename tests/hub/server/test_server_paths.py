@@ -114,6 +114,16 @@ def test_a_body_that_is_none_is_refused_in_words(hub, repo, path, body):
     assert valid_but_empty or answer.json()["error"]
 
 
+def test_somebody_without_a_token_cannot_fill_the_memory(hub):
+    big = b"x" * (5 << 20)
+    answer = request(hub.endpoint, "POST", "/api/validate-yaml", body=json.dumps({"content": big.decode()}).encode())
+    assert answer.status == 413
+    assert (
+        request(hub.endpoint, "POST", "/api/validate-yaml", token=hub.token, body={"content": "x" * (5 << 20)}).status
+        == 200
+    )
+
+
 def test_a_file_is_served_as_a_download_never_as_a_page(hub, repo):
     page = b"<script>alert(1)</script>"
     hub.api.upload_file(path_or_fileobj=page, path_in_repo="x.html", repo_id=repo)
