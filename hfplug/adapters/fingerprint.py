@@ -195,6 +195,16 @@ def count_labels(model: Any, config: Any) -> int | None:
     return int(config.num_labels) if has_labels else None
 
 
+def label_names(model: Any, config: Any) -> list[str] | None:
+    """The names of the labels in order, or None if there are no labels or all bear the names of the library."""
+    count = count_labels(model, config)
+    names = {int(number): str(name) for number, name in (getattr(config, "id2label", None) or {}).items()}
+    if not count or sorted(names) != list(range(count)):
+        return None
+    found = [names[number] for number in range(count)]
+    return None if found == [f"LABEL_{number}" for number in range(count)] else found
+
+
 def _embedding_weight(model: Any) -> Any:
     if not hasattr(model, "get_input_embeddings"):
         return None

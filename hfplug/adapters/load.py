@@ -231,6 +231,9 @@ def _load_peft(
             known: dict[str, Any] = {"base_commit": found.commit, "checkpoint_rows": rows}
             check(adapter.lock, model, tokenizer, task=adapter.task, **known)
     tuned = _put_on(model, adapter, verify)
+    if adapter.lock is not None and adapter.lock.label_names:
+        tuned.config.id2label = dict(enumerate(adapter.lock.label_names))
+        tuned.config.label2id = {name: number for number, name in enumerate(adapter.lock.label_names)}
     tuned.eval()
     remember(tuned, Applied(method=method, anatomy=anatomy, base_name=found.name, base_commit=found.commit))
     return tuned, tokenizer

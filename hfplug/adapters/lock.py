@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from hfplug.adapters.fingerprint import (
     fingerprint_tensor,
     fingerprint_tensors,
     is_merged,
+    label_names,
     main_dtype,
     same_tensor,
     sha256_of,
@@ -63,6 +64,7 @@ class Lock:
         base_commit: The commit that the base was read at, or None for a folder.
         config_sha256: Of the base's configuration without volatile keys.
         num_labels: Labels of a classifier's head (``adapter_config.json`` does not hold it), else None.
+        label_names: Their names in order, if they were given names; the base's configuration knows none of them.
         weights_fingerprint: Over ``tensors``; None if no tensor could be read.
         tensors: Name to ``{"shape", "dtype", "sha256", "values"}`` of the sampled tensors.
         vocab_size: Rows of the input embedding.
@@ -81,6 +83,7 @@ class Lock:
     base_commit: str | None = None
     config_sha256: str | None = None
     num_labels: int | None = None
+    label_names: Sequence[str] | None = None
     weights_fingerprint: str | None = None
     tensors: Mapping[str, Any] = field(default_factory=dict)
     vocab_size: int | None = None
@@ -102,7 +105,8 @@ class Lock:
         """A dict of JSON values without secrets; ``from_json`` gives an equal lock back."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         values = {"lock_version": values.pop("lock_version"), **scrub(plain(values))}
-        return {key: value for key, value in values.items() if key != "probe" or value is not None}
+        later = ("label_names", "probe")  # left out where there is nothing to say, as in locks of before
+        return {key: value for key, value in values.items() if key not in later or value is not None}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Lock:
@@ -116,6 +120,15 @@ class Lock:
         for key in ("tensors", "versions", "weights_sha256"):
             if not isinstance(known.get(key, {}), Mapping):
                 raise AdapterError(f"{key!r} in hfplug_lock.json must hold an object.", fix="Export the adapter again.")
+        labels = known.get("label_names")
+        if labels is not None and not (
+            isinstance(labels, list)
+            and all(isinstance(label, str) for label in labels)
+            and len(labels) == known.get("num_labels")
+        ):
+            raise AdapterError(
+                "'label_names' in hfplug_lock.json must hold num_labels texts.", fix="Export the adapter again."
+            )
         return cls(**{key: value for key, value in known.items() if key in names})
 
 
@@ -149,6 +162,7 @@ def make_lock(
         base_commit=base_commit or getattr(config, "_commit_hash", None),
         config_sha256=config_sha256(config) if config is not None else None,
         num_labels=count_labels(model, config),
+        label_names=label_names(model, config),
         weights_fingerprint=combine_fingerprints(tensors),
         tensors=tensors,
         vocab_size=count_embedding_rows(model),
