@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,22 @@ QUICK = Pace(first_wait=0.002, longest_wait=0.02, busy_wait=0.005, timeout=5.0)
 WEIGHTS = "adapter_model.safetensors"
 
 
+class Hurried:
+    """The clock for the client's own retries of some requests: what it waits for is not tested here."""
+
+    sleep = staticmethod(lambda seconds, sleep=time.sleep: sleep(seconds / 200))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Any) -> Path:
     """An outbox of its own, and the Hub and token of the test in the environment."""
     monkeypatch.setenv("HFPLUG_OUTBOX", str(tmp_path / "outbox"))
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN", hub.token)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", Hurried())
     return tmp_path
 
 
