@@ -4,7 +4,8 @@ For tests, demos and teams without a network. It keeps repos (private ones reall
 branches, tags and pull requests, collections, and large files, and answers as the client expects.
 
 It is one process on one folder: no second one can serve the same folder, and there are no groups, no quotas,
-no web pages and no backup. A large team needs more than that.
+no web pages and no backup. A large team needs more than that: an organisation on huggingface.co, or a server of
+its own with a database and object storage behind it, such as KohakuHub.
 """
 
 from hfplug.hub.server.running import RunningHub, running_hub

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 5.0
+# Longer than any client keeps one: a connection that the server closes first can be closed just when a call is
+# sent on it, and most of the client's calls are not tried again.
+_KEEP_CONNECTIONS_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -154,9 +157,11 @@ def _make_server(app: Any) -> uvicorn.Server:
     import uvicorn
 
     # No access log: it would hold the tickets that stand in addresses.
-    return uvicorn.Server(
-        uvicorn.Config(app, log_level="error", access_log=False, lifespan="on", timeout_graceful_shutdown=1)
-    )
+    config = uvicorn.Config(
+        app, log_level="error", access_log=False, lifespan="on",
+        timeout_graceful_shutdown=1, timeout_keep_alive=_KEEP_CONNECTIONS_SECONDS,
+    )  # fmt: skip
+    return uvicorn.Server(config)
 
 
 def _run(server: uvicorn.Server, listener: socket.socket, failure: list[BaseException]) -> None:

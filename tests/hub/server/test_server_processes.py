@@ -37,3 +37,9 @@ def test_a_folder_goes_up_and_comes_down_by_commit_and_by_pull_request(hub, tmp_
 def test_plain_transformers_and_peft_push_and_load_by_name(hub, environment):
     done = run_script(hub, "load_from_hub.py", OMP_NUM_THREADS="1", **environment)
     assert (done.returncode, done.stdout.strip()) == (0, "loaded"), done.stderr
+
+
+@pytest.mark.slow
+def test_plain_datasets_push_and_load_by_name(hub):
+    done = run_script(hub, "rows_on_hub.py")
+    assert (done.returncode, done.stdout.strip()) == (0, "loaded"), done.stderr
