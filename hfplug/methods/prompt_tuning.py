@@ -58,7 +58,7 @@ class PromptTuning(TuningMethod):
         if anatomy.encoder_decoder and anatomy.task_type == CLASSIFICATION:
             # T5, BART and their kin look for the end token among the ids to know what to classify.
             raise MethodError(
-                f"{self.name} puts vectors before the input, and a {anatomy.model_type} classifier takes token ids only.",
+                f"{self.name} puts vectors before the input; a {anatomy.model_type} classifier takes token ids only.",
                 fix="Use lora, or a classifier that is an encoder or a decoder alone (BERT, Llama).",
             )
         return PromptTuningConfig(
