@@ -71,7 +71,7 @@ def _list(outbox: Outbox, repo: str | None) -> int:
 
 
 def _flush(outbox: Outbox, repo: str | None, seconds: float) -> int:
-    from hfplug.hub.deliver import flush_command, flush_outbox
+    from hfplug.hub.deliver import count_pushes, flush_command, flush_outbox
 
     # Each arrival and each wait is a line: uploads take long, and a Hub that is away takes longer.
     logging.getLogger("hfplug.hub.deliver").setLevel(logging.INFO)
@@ -90,10 +90,10 @@ def _flush(outbox: Outbox, repo: str | None, seconds: float) -> int:
     elsewhere = sorted({entry.endpoint for entry in result.remaining if entry.endpoint}) if result.elsewhere else []
     if elsewhere and result.elsewhere == len(result.remaining):
         raise OutboxError(
-            f"{result.elsewhere} wait for another Hub ({', '.join(elsewhere)}); a token goes only to its own.",
+            f"{count_pushes(result.elsewhere)} for another Hub ({', '.join(elsewhere)}); a token goes only to its own.",
             fix=f"Type: {flush_command(outbox, elsewhere[0])}",
         )
-    raise OutboxError(f"{len(result.remaining)} pushes still wait in {outbox.root}.{why}", fix="Then flush again.")
+    raise OutboxError(f"{count_pushes(len(result.remaining))} still in {outbox.root}.{why}", fix="Then flush again.")
 
 
 def _drop(outbox: Outbox, name: str, *, ask: bool) -> int:

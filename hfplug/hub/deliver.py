@@ -14,6 +14,7 @@ is first. That an answer was lost after the commit landed is seen by ``send``, w
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import shlex
@@ -147,7 +148,7 @@ class Courier:
     def _deliver_first(self) -> bool:
         dropped = self.queue.drop_replaced()
         if dropped:
-            logger.info("%d older pushes to %s gave way to the newest.", dropped, self.queue.repo_id)
+            logger.info("%s to %s gave way to the newest.", count_pushes(dropped), self.queue.repo_id)
         entry = self.queue.first()
         if entry is None:
             return False
@@ -192,7 +193,9 @@ class Courier:
         self.due = time.monotonic() + seconds
         if self.stopped is None:
             logger.info("%s Trying again in %.1f s.", scrub(str(error)), seconds)
-        self.queue.failed(entry, str(error))
+        # A full disk makes this note impossible, and is no reason to stop.
+        with contextlib.suppress(OSError):
+            self.queue.failed(entry, str(error))
 
 
 @dataclass(frozen=True)
@@ -268,6 +271,11 @@ def hub_address(endpoint: str | None = None) -> str:
     from hfplug.hub.client import connect
 
     return connect().endpoint
+
+
+def count_pushes(number: int) -> str:
+    """``"1 push"``, ``"2 pushes"``."""
+    return f"{number} push{'' if number == 1 else 'es'}"
 
 
 def flush_command(outbox: Outbox, endpoint: str) -> str:

@@ -198,9 +198,12 @@ class Queue:
             return 0
         *older, last = newest
         count = sum(1 + entry.replaces for entry in older)
-        dataclasses.replace(last, replaces=last.replaces + count).write(last.folder)
+        # On a full disk the notes are impossible, and the room is needed.
+        with contextlib.suppress(OSError):
+            dataclasses.replace(last, replaces=last.replaces + count).write(last.folder)
         for entry in older:
-            self._note(entry, outcome="replaced", by=last.folder.name)
+            with contextlib.suppress(OSError):
+                self._note(entry, outcome="replaced", by=last.folder.name)
             self._remove(entry)
         return count
 

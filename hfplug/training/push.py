@@ -24,7 +24,14 @@ from hfplug.adapters.files import file_sha256
 from hfplug.adapters.lock import Lock
 from hfplug.adapters.record import Record, scrub
 from hfplug.errors import TrainingError, did_you_mean
-from hfplug.hub.deliver import BackgroundDelivery, Pace, flush_command, hub_address, make_sender
+from hfplug.hub.deliver import (
+    BackgroundDelivery,
+    Pace,
+    count_pushes,
+    flush_command,
+    hub_address,
+    make_sender,
+)
 from hfplug.hub.outbox import Outbox
 from hfplug.hub.outbox_entry import Policy
 from hfplug.hub.outbox_queue import Queue
@@ -103,7 +110,7 @@ class HubPushCallback(TrainerCallback):
         self.pace = pace
         self._queue: Queue | None = None
         self._delivery: BackgroundDelivery | None = None
-        self._own_tokenizer = False
+        self._own_tokenizer = True
         # Of the training arguments, for whoever passes it there; only ever in memory.
         self._token: str | None = None
         self._not_put = 0
@@ -125,18 +132,21 @@ class HubPushCallback(TrainerCallback):
                 "clear text. hfplug pushes to %s; pass push_to_hub=False.",
                 self.push_to,
             )
-        self._token = getattr(args, "hub_token", None)
+        self._token, self._not_put = getattr(args, "hub_token", None), 0
         with self._safely("start to push"):
             self._queue = self.outbox.queue(self.push_to, endpoint=hub_address(self.endpoint), revision=self.revision)
-            # Before the first step: it may read the base's tokenizer from a Hub.
-            self._own_tokenizer = not _is_the_bases(model, kwargs.get("processing_class"), self.exporter.lock)
-            if state.global_step and self.push_when == "save":
-                self._put_again(args, state, model)
+            if self._delivery is not None:  # of a run that was interrupted, in a notebook
+                self._delivery.stop()
             pace = self.pace or Pace()
             send = make_sender(self._token, timeout=pace.timeout)
             self._delivery = BackgroundDelivery(self._queue, send=send, pace=pace, say=self._say_why_not)
             self._delivery.start()
             atexit.register(self._say_what_waits)
+        with self._safely("look at the tokenizer and the checkpoint that this run goes on from"):
+            # Before the first step: it may read the base's tokenizer from a Hub.
+            self._own_tokenizer = not _is_the_bases(model, kwargs.get("processing_class"), self.exporter.lock)
+            if state.global_step and self.push_when == "save":
+                self._put_again(args, state, model)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or self.push_when == "end":
@@ -216,7 +226,6 @@ class HubPushCallback(TrainerCallback):
             if kind not in self._said:
                 self._said.add(kind)
                 logger.warning("Training goes on, but hfplug could not %s: %s", what, _one_line(error))
-            logger.debug("could not %s", what, exc_info=True)
 
     def _say_why_not(self, reason: str) -> None:
         logger.warning("Training goes on; the push to %s waits in the outbox: %s", self.push_to, _one_line(reason))
@@ -228,14 +237,14 @@ class HubPushCallback(TrainerCallback):
         if delivery is not None:
             delivery.stop(_EXIT_SECONDS)
         if self._not_put:
-            logger.warning("%d pushes to %s could not be put into the outbox.", self._not_put, self.push_to)
+            logger.warning("%s to %s could not be put into the outbox.", count_pushes(self._not_put), self.push_to)
         waiting = self._queue.entries() if self._queue is not None else []
         if not waiting or self._queue is None:
             return
         errors = [entry.error for entry in waiting if entry.error]
         logger.warning(
-            "%d pushes to %s wait in the outbox %s%s To send them, type: %s",
-            len(waiting),
+            "%s to %s still in the outbox %s%s To send what is there, type: %s",
+            count_pushes(len(waiting)),
             self.push_to,
             self.outbox.root,
             f" ({errors[0].rstrip('.')})." if errors else ".",

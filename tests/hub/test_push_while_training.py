@@ -277,7 +277,7 @@ def test_an_interrupted_run_leaves_what_was_not_sent_in_the_outbox(hub, tmp_path
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     pusher(trainer)._say_what_waits()  # as the end of the process does
-    assert "2 pushes to alice/tiny wait" in warnings(caplog)[-1]
+    assert "2 pushes to alice/tiny still in the outbox" in warnings(caplog)[-1]
     hub.faults.clear()
     assert flush_outbox(pace=QUICK).delivered == 2
     assert [read(hub, commit) for commit, _ in commits(hub)] == watcher.saved
@@ -306,7 +306,7 @@ def test_a_hub_that_is_down_for_the_whole_run_gets_everything_from_a_flush(hub, 
     hub.faults.next(10_000, "reset")
     make_trainer(tmp_path / "run", watcher=watcher, push={"flush_seconds": 0.1}).train()
     said = warnings(caplog)
-    assert "5 pushes to alice/tiny wait" in said[-1] and said[-1].endswith("type: hfplug outbox flush")
+    assert "5 pushes to alice/tiny still in the outbox" in said[-1] and said[-1].endswith("type: hfplug outbox flush")
     assert len([line for line in said if "Training goes on" in line]) == 1
     hub.faults.clear()
     assert flush_outbox(pace=QUICK).delivered == 5
@@ -320,7 +320,7 @@ def nothing_arrives(hub: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, 
     make_trainer(tmp_path / "run", watcher=watcher).train()
     lines = warnings(caplog)
     assert len([line for line in lines if "Training goes on" in line and said in line]) == 1, lines
-    assert "5 pushes to alice/tiny wait" in lines[-1] and said in lines[-1]
+    assert "5 pushes to alice/tiny still in the outbox" in lines[-1] and said in lines[-1]
     (queue,) = Outbox().queues()
     entries = queue.entries()
     assert len(entries) == 5 and 1 <= entries[0].attempts <= 2 and said in entries[0].error
@@ -362,7 +362,7 @@ def test_412_for_ever_stops_and_keeps_everything(hub, tmp_path, caplog):
     hub.faults.next(10_000, "412", match="/commit/")
     watcher = Watcher()
     make_trainer(tmp_path / "run", watcher=watcher).train()
-    assert "5 pushes to alice/tiny wait" in warnings(caplog)[-1]
+    assert "5 pushes to alice/tiny still in the outbox" in warnings(caplog)[-1]
     assert Outbox().queues()[0].entries()[0].attempts <= 2 * QUICK.conflicts
     hub.faults.clear()
     assert flush_outbox(pace=QUICK).delivered == 5
