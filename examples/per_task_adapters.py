@@ -42,9 +42,10 @@ def train(task: hfplug.Task, script: ScriptArguments, tokenizer: PreTrainedToken
     set_seed(42)  # for the start of the adapter
     # Knows how the task's prompt is written and cut; the same object encodes what is asked later.
     preprocessor = hfplug.Preprocessor(task, tokenizer, encoder_decoder=True)
+    data = load_demo_data()
     rows = {
-        split: preprocessor.encode_dataset(examples_from(Dataset.from_list(rows), task)).dataset
-        for split, rows in load_demo_data().items()
+        split: preprocessor.encode_dataset(examples_from(Dataset.from_list(data[split]), task)).dataset
+        for split in ("train", "validation")
     }
     trainer = Trainer(
         model=hfplug.build_model(script.base, "lora", r=script.rank),  # a fresh base each time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelF
 
 import hfplug
 from hfplug.adapters.adapter_dir import AdapterDir
-from hfplug.demo.tasks import TASKS
+from hfplug.demo.tasks import TASKS, load_demo_data
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -27,7 +28,7 @@ FEW_ROWS = ["--train_split", "train[:96]", "--eval_split", "validation[:8]", "--
 QUICK = {
     "seq2seq_trainer.py": FEW_ROWS,
     "causal_chat.py": FEW_ROWS,
-    "sequence_classifier.py": [*FEW_ROWS, "--per_device_train_batch_size", "8"],
+    "sequence_classifier.py": ["--max_steps", "16", "--per_device_train_batch_size", "8"],
     "trl_sft.py": FEW_ROWS,
     "per_task_adapters.py": ["--steps", "6"],
 }
@@ -95,7 +96,9 @@ def test_a_trainer_script_leaves_a_whole_adapter_and_prints_what_it_did(name, tm
     trained = adapter.record.parameter_efficiency["trainable_parameters"]
     assert f"trained: {trained:,} of " in printed
     assert f"adapter: out/adapter ({adapter.weight_bytes:,} bytes" in printed
-    assert adapter.record.steps == 8
+    assert adapter.record.steps == int(QUICK[name][QUICK[name].index("--max_steps") + 1])
+    if adapter.num_labels:  # the classes keep their names
+        assert hfplug.load_adapter(adapter.path).config.id2label[0] == adapter.lock.label_names[0] == "bakery"
 
 
 def test_each_task_has_an_adapter_of_its_own_over_one_base(tmp_path):
@@ -119,11 +122,15 @@ def test_the_two_lines_are_marked_in_every_trainer_script():
         assert len(second) == 1 and "callbacks=hfplug.adapter_callbacks(" in second[0]
 
 
-def executed(tmp_path: Path, parameters: str) -> tuple[str, nbformat.NotebookNode]:
-    """Run the lab with other parameters; gives all that it printed, and the notebook."""
+def executed(tmp_path: Path, parameters: str, data: str | None = None) -> tuple[str, nbformat.NotebookNode]:
+    """Run the lab with other parameters, and on other data; gives all that it printed, and the notebook."""
     from nbclient import NotebookClient
 
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    if data is not None:
+        [cell] = [cell for cell in notebook.cells if cell.source.startswith("from hfplug.demo.base import base_path")]
+        cell.source, changed = re.subn(r'^DATA = "built-in"', f"DATA = {data!r}", cell.source, flags=re.M)
+        assert changed == 1
     place = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(parameters))
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
@@ -149,7 +156,7 @@ def test_the_lab_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert re.search(r"^full - base +[+-]\d", printed, re.M) and re.search(r"^lora - base +[+-]\d", printed, re.M)
     assert pictures_of(notebook) == 1
     lora = check_adapter(tmp_path / "hfplug-examples" / "lab" / "lora" / "adapter")
-    assert lora.config["r"] == 32 and lora.config["target_modules"] == ["q", "v"]
+    assert lora.config["r"] == 32 and sorted(lora.config["target_modules"]) == ["q", "v"]
     assert AdapterDir.open(tmp_path / "hfplug-examples" / "lab" / "full" / "adapter").kind == "full"
     curve = lora.record.loss_curve
     assert curve[-1][1] < curve[0][1]
@@ -169,6 +176,25 @@ def test_the_lab_is_stored_with_the_outputs_of_a_whole_run():
     assert points.keys() == {"full", "lora"} and min(points.values()) > 20
     # A path that begins at the root is one of the machine that it ran on.
     assert re.findall(r"(?:^|[\s'\"(=])(/[\w.-]+/[\w./-]+)", printed, re.M) == []
+
+
+@pytest.mark.slow
+def test_the_lab_runs_on_data_in_the_shape_of_dialogsum(tmp_path, monkeypatch):
+    """Its test split repeats each dialogue once for each of its three summaries; there is no second column of them."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "data").mkdir()
+    for split, rows in load_demo_data(train=32, validation=8, test=6).items():
+        lines = [
+            json.dumps({"id": f"{row['id']}_{n}", "dialogue": row["dialogue"], "summary": row["summary"], "topic": "x"})
+            for row in rows
+            for n in range(3 if split == "test" else 1)
+        ]
+        (tmp_path / "data" / f"{split}.jsonl").write_text("\n".join(lines))
+    printed, _ = executed(tmp_path, "EPOCHS = 1", data=str(tmp_path / "data"))
+    assert "32 dialogues to train on, 8 to watch, 6 to score" in printed
+    assert printed.partition("base: ")[0].count("\nhuman: ") == 3
+    assert "same weights: True" in printed and "same answers: True" in printed
 
 
 @pytest.mark.slow
