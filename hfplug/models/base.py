@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ _AUTO_CLASSES = {
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
     "FEATURE_EXTRACTION": "AutoModel",
 }
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +99,11 @@ def resolve_base(
     if token is not None:
         extra["token"] = token
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code, **extra)
+        commit = None if folder.is_dir() else _resolve_commit(name, revision, token)
+        pinned = commit or revision or "main"
+        config = AutoConfig.from_pretrained(name, revision=pinned, trust_remote_code=trust_remote_code, **extra)
     except (OSError, ValueError) as error:
         raise BaseModelError(_why_not(name, revision, error), fix=_what_to_type(name, error)) from error
-    commit = None if folder.is_dir() else getattr(config, "_commit_hash", None)
     return Base(
         name=name,
         commit=commit,
@@ -106,6 +111,20 @@ def resolve_base(
         trust_remote_code=trust_remote_code,
         new_head=num_labels is not None,
     )
+
+
+def _resolve_commit(name: str, revision: str | None, token: str | None) -> str | None:
+    """The commit that a revision stands for now; without a network, the one that the cache knows.
+
+    It is read off the place of the file in the cache: a configuration no longer bears it (transformers 5.23).
+    """
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    from transformers.utils import cached_file
+
+    path = cached_file(name, "config.json", revision=revision or "main", token=token)
+    parent = Path(path).parent.name if path else ""
+    return parent if _COMMIT.fullmatch(parent) else None
 
 
 def pinned_name(name: str) -> str:
