@@ -25,7 +25,7 @@ from typing import Any, Literal
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.card_front import OURS, method_tag, metric_rows, task_name, task_tag
 from hfplug.adapters.files import CONFIG, RECORD
-from hfplug.errors import AdapterError, HubError
+from hfplug.errors import AdapterError, HubError, HubUnavailableError
 from hfplug.hub.client import HubClient, translated
 from hfplug.hub.pull import connect_to
 from hfplug.hub.retry import retrying
@@ -168,6 +168,7 @@ def _hub_entries(
     else:
         filters = [[OURS, *([method_tag(method)] if method else []), *([task_tag(task)] if task else [])]]
     infos: dict[str, Any] = {}
+    _reach(client)
     for tags in filters:
         found = _list(client, tags, owner, limit)
         if len(found) >= limit:
@@ -178,6 +179,18 @@ def _hub_entries(
     for number in unknown[:_LOOKED_INTO]:
         entries[number] = _looked_into(client, entries[number])
     return entries
+
+
+def _reach(client: HubClient) -> None:
+    """Ask once whether the Hub is there: the client asks five times for a listing, over half a minute."""
+    from huggingface_hub.utils import get_session
+
+    try:
+        with translated("list adapters", client=client):
+            client.call(lambda: get_session().get(f"{client.endpoint}/api/models", params={"limit": 1}))
+    except HubUnavailableError as error:
+        if error.status is None:  # else somebody answered, and is asked again below
+            raise
 
 
 def _list(client: HubClient, tags: list[str], owner: str | None, limit: int) -> list[Any]:
