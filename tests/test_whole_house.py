@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -155,6 +156,18 @@ def test_saved_and_loaded_it_gives_the_same_logits(trained, method, kind):
     loaded = hfplug.load_adapter(folder)
     assert torch.equal(logits(loaded, kind), logits(model, kind))
     assert applied_to(loaded).method.name == method
+
+
+@every
+def test_the_probe_in_its_lock_knows_it_again_and_no_other(trained, method, kind, tmp_path):
+    _, _, folder = trained(method, kind)
+    result = hfplug.verify_adapter(folder)
+    assert result.verdict == "same" and result.largest < 1e-5, result
+    tensors = {
+        name: tensor * 1.5 for file in AdapterDir.open(folder).weights for name, tensor in load_file(file).items()
+    }
+    AdapterDir.write(tmp_path / "other", source=folder, weights=tensors)
+    assert hfplug.verify_adapter(tmp_path / "other").verdict == "different"
 
 
 @every
