@@ -36,6 +36,7 @@ def main() -> None:
     parsed = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"HFPLUG_OUTBOX": f"{folder}/outbox", "HF_TOKEN": TOKEN, "HF_HOME": f"{folder}/home"}
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         command = [sys.executable, "-c", SERVE, f"{folder}/hub", TOKEN]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
             assert hub.stdout is not None and hub.stdin is not None
