@@ -20,6 +20,7 @@ from hfplug.comparison.study_base import BaseState, read_base, score_base
 from hfplug.comparison.study_folder import read_predictions, write_predictions
 from hfplug.comparison.study_inputs import StudyInputs, prepare
 from hfplug.comparison.study_method import run_method
+from hfplug.comparison.study_records import write_measurements
 from hfplug.comparison.study_settings import StudySettings
 from hfplug.comparison.variants import BaseProof, Report, Variant, compare_variants
 
@@ -51,7 +52,9 @@ def run_study(settings: StudySettings, *, progress: Progress | None = None) -> R
     after = read_base(inputs, keep="nothing")
     variants += _baselines(inputs)
     report = _report(inputs, before, after, variants)
-    written = write_report(report, settings.out, examples=_examples(inputs, report))
+    examples = _examples(inputs, report)
+    written = write_report(report, settings.out, examples=examples)
+    write_measurements(settings.out, report, examples)
     if written.plots_note:
         progress.say(written.plots_note)
     return report

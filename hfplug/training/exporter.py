@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,9 @@ from hfplug.models.quantize import describe_quantization
 from hfplug.training.meter import RunFigures
 
 logger = logging.getLogger(__name__)
+
+# What Trainer logs of an evaluation beside how good the model is.
+_IS_COST = re.compile(r"_(runtime|per_second|preparation_time|compilation_time)$")
 
 
 class ExporterCallback(TrainerCallback):
@@ -270,6 +274,7 @@ def record_of(
         base=(applied.base_name if applied else getattr(_base_of(model), "name_or_path", None)) or None,
         base_commit=applied.base_commit if applied else None,
         data=data,
+        model_performance=_performance(state, chosen),
         steps=state.global_step,
         epochs=state.epoch,
         batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -280,6 +285,15 @@ def record_of(
         training_speed=_speed(figures, state),
         **best,
     )
+
+
+def _performance(state: Any, chosen: Path | None) -> dict[str, Any]:
+    """What the evaluation at the chosen checkpoint came to; nothing if there was none at that step."""
+    name = chosen.name.rpartition("-")[2] if chosen is not None else ""
+    step = int(name) if name.isdigit() else state.global_step
+    logged = [item for entry in state.log_history if entry.get("step") == step for item in entry.items()]
+    found = {key: value for key, value in logged if key.startswith("eval_") and not _IS_COST.search(key)}
+    return {"metrics": found} if found else {}
 
 
 def parameter_efficiency(model: nn.Module, applied: Applied | None) -> dict[str, Any]:

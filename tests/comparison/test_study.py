@@ -54,6 +54,20 @@ def test_every_method_stands_beside_the_base_the_copied_turns_and_the_human(fini
     assert names == ["base", *method_names(), "first_turns", "human"]
 
 
+@pytest.mark.parametrize("name", method_names())
+def test_what_was_measured_travels_with_each_adapter(finished, name):
+    variant = read_report(finished).variant(name)
+    adapter = AdapterDir.open(finished / variant.adapter_path)
+    rouge, found = variant.metrics["rouge1"], adapter.record.metrics["rouge1"]
+    assert found == {"value": rouge.value, "low": rouge.low, "high": rouge.high, "confidence": 0.95}
+    assert adapter.record.inference_cost["first_token_seconds"] == variant.first_token_seconds
+    assert adapter.record.data["eval_rows"] == read_report(finished).data.eval_rows
+    card = (adapter.path / "README.md").read_text(encoding="utf-8")
+    for part in ("| metric | value | 95 % interval |", "Measured on", "| inference cost |", "## Examples"):
+        assert part in card
+    assert len(list(adapter.path.parent.glob("*.previous-*"))) == 0
+
+
 def test_the_base_is_proved_untouched(finished):
     report = read_report(finished)
     assert report.base_untouched is True

@@ -94,6 +94,9 @@ def test_seq2seq_trainer_evaluates_by_generating_and_exports_the_best(method, tm
     adapter = AdapterDir.open(tmp_path / "adapter")
     assert adapter.weights[0].read_bytes() == (best / adapter.weights[0].name).read_bytes()
     assert adapter.record.best_checkpoint == best.name
+    step = int(best.name.rpartition("-")[2])
+    logged = next(entry for entry in trainer.state.log_history if "eval_loss" in entry and entry["step"] == step)
+    assert adapter.record.metrics == {"eval_loss": logged["eval_loss"], "eval_rows": 3}
     assert trainer.state.log_history[-1]["step"] == 4 and "eval_rows" in str(trainer.state.log_history)
     assert [
         file.name for file in adapter.path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()
