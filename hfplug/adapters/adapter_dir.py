@@ -57,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 # Where a configuration may name a class that PEFT imports when it loads the adapter.
 _IMPORTABLE = ("transformers", "peft")
+# PEFT's own default, written into every LoRA configuration and without effect on its own.
+_MEGATRON = (None, "megatron.core")
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,12 @@ def _check_config(config: Mapping[str, Any], kind: Kind, path: Path) -> None:
         raise UnsafeFileError(
             f"{path / CONFIG[kind]} asks PEFT to import {library!r}, which is neither transformers nor PEFT.",
             fix="If you trust it, remove 'auto_mapping' from that file and load the base yourself.",
+        )
+    # PEFT before 0.19 imports whatever 'megatron_core' names as soon as 'megatron_config' is set.
+    if kind == "peft" and (config.get("megatron_config") or config.get("megatron_core") not in _MEGATRON):
+        raise UnsafeFileError(
+            f"{path / CONFIG[kind]} asks PEFT to import {config.get('megatron_core')!r} (megatron_config is set).",
+            fix="If you trust it, set 'megatron_config' to null in that file.",
         )
 
 

@@ -138,7 +138,7 @@ def _same_file(one: Path, other: Path) -> bool:
 def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} cannot be read as JSON: {error}.", fix="Copy or export it again.") from error
     if not isinstance(value, dict):
         raise AdapterError(f"{path} must hold an object; it holds {type(value).__name__}.", fix="Export it again.")

@@ -28,6 +28,7 @@ from hfplug.adapters.fingerprint import (
     sha256_of,
     tokenizer_sha256,
 )
+from hfplug.adapters.json_types import check_types
 from hfplug.adapters.record import check_version, package_versions, plain, scrub
 from hfplug.adapters.task import Task
 from hfplug.errors import AdapterError, MismatchError
@@ -117,19 +118,14 @@ class Lock:
         """
         known = check_version(values, "lock_version", LOCK_VERSION, "lock")
         names = {item.name for item in dataclasses.fields(cls)}
-        for key in ("tensors", "versions", "weights_sha256"):
-            if not isinstance(known.get(key, {}), Mapping):
-                raise AdapterError(f"{key!r} in hfplug_lock.json must hold an object.", fix="Export the adapter again.")
-        labels = known.get("label_names")
-        if labels is not None and not (
-            isinstance(labels, list)
-            and all(isinstance(label, str) for label in labels)
-            and len(labels) == known.get("num_labels")
-        ):
+        kept = {key: value for key, value in known.items() if key in names}
+        check_types(cls, kept, "hfplug_lock.json")
+        labels = kept.get("label_names")
+        if labels is not None and len(labels) != kept.get("num_labels"):
             raise AdapterError(
                 "'label_names' in hfplug_lock.json must hold num_labels texts.", fix="Export the adapter again."
             )
-        return cls(**{key: value for key, value in known.items() if key in names})
+        return cls(**kept)
 
 
 def make_lock(

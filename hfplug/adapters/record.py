@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hfplug.adapters.json_types import check_types
 from hfplug.errors import AdapterError
 
 RECORD_VERSION = 1
@@ -132,6 +133,13 @@ class Record:
         if foreign:
             note = f"Written by another version of hfplug; not understood and left out: {', '.join(foreign)}."
             kept["notes"] = [*kept.get("notes", ()), note]
+        check_types(cls, kept, "hfplug_record.json")
+        metrics = kept.get("model_performance", {}).get("metrics")
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise AdapterError(
+                f"'metrics' in hfplug_record.json must hold an object; it holds {type(metrics).__name__}.",
+                fix="Export the adapter again.",
+            )
         try:
             return cls(**kept)
         except (TypeError, ValueError) as error:

@@ -205,6 +205,23 @@ def test_a_configuration_that_imports_other_code_is_refused(make_small_source: M
         AdapterDir.open(folder)
 
 
+@pytest.mark.parametrize(
+    "extra", [{"megatron_core": "evil"}, {"megatron_config": {"a": 1}, "megatron_core": "megatron.core"}]
+)
+def test_a_configuration_that_has_older_peft_import_a_module_is_refused(make_small_source: MakeFolder, extra) -> None:
+    folder = make_small_source()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **extra}))
+    with pytest.raises(UnsafeFileError, match="megatron_config"):
+        AdapterDir.open(folder)
+
+
+def test_a_configuration_nested_beyond_reason_is_refused_in_words(make_small_source: MakeFolder) -> None:
+    folder = make_small_source()
+    (folder / "adapter_config.json").write_text('{"peft_type": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(AdapterError, match="cannot be read as JSON"):
+        AdapterDir.open(folder)
+
+
 def test_a_configuration_without_a_task_that_names_a_class_of_transformers_is_fine(
     tmp_path: Path, make_model: MakeModel
 ) -> None:
