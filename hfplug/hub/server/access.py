@@ -18,8 +18,8 @@ from pathlib import Path
 
 from hfplug.adapters import atomic
 from hfplug.hub.server.names import check_repo_name
+from hfplug.hub.server.root import claim
 from hfplug.hub.server.routing import Refusal
-from hfplug.hub.server.store import make_folder
 
 _LETTERS = string.ascii_letters + string.digits
 
@@ -80,21 +80,26 @@ def store_token(root: Path, token: str, user: str) -> None:
 
     Raises:
         Refusal: ``user`` cannot be a user's name.
+        HubConflictError: ``root`` is a folder of somebody else's.
     """
     check_repo_name(user)
-    make_folder(root)
+    claim(root)
     stored = read_tokens(root)
     if any(hmac.compare_digest(_scrypt(token, bytes.fromhex(entry["salt"])), entry["hash"]) for entry in stored):
         return
     salt = secrets.token_bytes(16)
-    atomic.write_json(root / "tokens.json", [*stored, {"user": user, "salt": salt.hex(), "hash": _scrypt(token, salt)}])
+    _write_tokens(root, [*stored, {"user": user, "salt": salt.hex(), "hash": _scrypt(token, salt)}])
+
+
+def _write_tokens(root: Path, stored: list[dict[str, str]]) -> None:
+    atomic.write_json(root / "tokens.json", stored)
+    (root / "tokens.json").chmod(0o600)  # from the second time on, it is kept when the file is replaced
 
 
 def signing_key(root: Path) -> bytes:
     """The key that tickets are signed with; made once, readable by the owner of the files alone."""
     path = root / "signing.key"
     if not path.is_file():
-        make_folder(root)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as file:
             file.write(secrets.token_bytes(32))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from hfplug.errors import HubConflictError, HubNotFoundError, HubRejectedError
 from hfplug.hub.server.commit import OID, Commit, name_of
 from hfplug.hub.server.names import TYPES, check_path, check_ref, check_repo_name
 from hfplug.hub.server.repo import FORMAT
+from hfplug.hub.server.root import check_mark
 from hfplug.hub.server.routing import Refusal
 from hfplug.hub.server.shelf import Shelf, sole_writer
 from hfplug.hub.server.store import SHA256, ObjectStore, make_folder
@@ -57,12 +57,11 @@ def export_repo(root: Path, id: str, folder: Path, *, type: str = "model") -> Ca
         root: The Hub's folder. id: ``owner/name``. folder: Must not exist, or be empty. type: Of the repo.
 
     Raises:
-        HubNotFoundError: There is no such repo.
+        HubNotFoundError: There is no such repo, or no Hub in ``root``.
         HubConflictError: ``folder`` holds something.
         HubRejectedError: The repo is damaged; nothing is exported.
     """
-    if not (root / "repos").is_dir():
-        raise HubNotFoundError(f"{root} is no folder of a Hub.", fix="Pass --root with the folder that is served.")
+    check_mark(root)
     repo = Shelf(root).find(type, id)
     if repo is None:
         raise HubNotFoundError(f"the Hub in {root} has no {type} {id!r}.", fix="Pass --type, or another owner/name.")
@@ -98,7 +97,7 @@ def import_repo(root: Path, folder: Path, id: str, *, visibility: str = "private
         shelf.tidy()
         if shelf.find(state["type"], id) is not None:
             raise HubConflictError(f"there is a {state['type']} {id!r} already.", fix="Pass another owner/name.")
-        draft = root / "trash" / secrets.token_hex(8)
+        draft = shelf.draft()
         state |= {"id": id, "visibility": visibility, "gated": False, "granted": []}
         try:
             carried = _carry(folder, draft, state, shown=folder)

@@ -13,8 +13,8 @@ from typing import Any
 
 from hfplug.adapters import atomic
 from hfplug.hub.server.repo import now
+from hfplug.hub.server.root import make_private
 from hfplug.hub.server.routing import Refusal
-from hfplug.hub.server.store import make_folder
 
 _ID = re.compile(r"[0-9a-f]{24}")
 
@@ -29,7 +29,7 @@ class Collections:
     def __init__(self, root: Path) -> None:
         self._folder = root / "collections"
         self._lock = threading.Lock()
-        make_folder(self._folder)
+        make_private(self._folder)
 
     def all(self) -> list[dict[str, Any]]:
         """Every collection, the newest change first."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from hfplug.hub.server.access import Access, signing_key
 from hfplug.hub.server.collections import Collections
 from hfplug.hub.server.repo import Repo
+from hfplug.hub.server.root import claim
 from hfplug.hub.server.routing import Call, Refusal
 from hfplug.hub.server.shelf import Shelf
 from hfplug.hub.server.tickets import Tickets
@@ -36,6 +37,7 @@ class Hub:
         page_size: int = 1000,
         part_size: int = 64 << 20,
     ) -> None:
+        claim(root)
         self.root = root
         self.shelf = Shelf(root)
         self.access = Access(root, tokens)

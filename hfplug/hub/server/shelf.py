@@ -1,14 +1,18 @@
 """All repos under one root, and who may add, move and delete them on the disk.
 
 ROOT/repos/models--alice--name/     a repo (see repo.py); lower case, since names differ by more than their case
-ROOT/trash/                         on its way out; emptied at the next start
+ROOT/trash/0123456789abcdef/        on its way in or out; deleted at the next start
 ROOT/.lock                          held by the one process that may write
+
+A repo is made in the trash and then renamed, so whatever lies in ``repos`` and is no repo is not ours to delete.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -20,45 +24,53 @@ from hfplug.adapters import atomic
 from hfplug.errors import HubConflictError
 from hfplug.hub.server.names import check_repo_name
 from hfplug.hub.server.repo import Repo
+from hfplug.hub.server.root import claim, make_private
 from hfplug.hub.server.routing import Refusal
-from hfplug.hub.server.store import make_folder
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+logger = logging.getLogger(__name__)
+
+_TRASH = re.compile(r"[0-9a-f]{16}")
+
 
 class Shelf:
     """The repos under one root.
 
     Args:
-        root: The folder; made if it is not there.
+        root: The folder, which is marked as a Hub's (see root.py).
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock = threading.RLock()
-        make_folder(root / "repos")
-        make_folder(root / "trash")
         self._repos: dict[tuple[str, str], Repo] = {}
         self._load()
 
     def _load(self) -> None:
         self._repos.clear()
-        for folder in sorted((self.root / "repos").iterdir()):
+        folders = self.root / "repos"
+        for folder in sorted(folders.iterdir()) if folders.is_dir() else ():
             if (folder / "state.json").is_file():
                 repo = Repo(folder)
                 self._repos[repo.type, repo.id.lower()] = repo
 
     def tidy(self) -> None:
         """Read all again and put right what a killed process left. Only by the one process that may write."""
+        make_private(self.root / "repos")
+        make_private(self.root / "trash")
         self._load()
         for folder in (self.root / "trash").iterdir():
-            shutil.rmtree(folder, ignore_errors=True)
-        for folder in list((self.root / "repos").iterdir()):
+            if _TRASH.fullmatch(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                logger.warning("%s is none of this Hub's; it is left alone", folder)
+        for folder in (self.root / "repos").iterdir():
             if not (folder / "state.json").is_file():
-                shutil.rmtree(folder, ignore_errors=True)  # killed while it was being made
+                logger.warning("%s is no repo (state.json is missing); it is left alone", folder)
         for repo in list(self._repos.values()):
             repo.objects.sweep()
             place = self._place(repo.type, repo.id)
@@ -85,17 +97,27 @@ class Shelf:
         with self._lock:
             if self.find(type, id) is not None:
                 raise Refusal(409, "You already created this repo")
-            repo = Repo.create(self._place(type, id), type=type, id=id, **more)
-            self._repos[type, id.lower()] = repo
-        return repo
+            draft = self.draft()
+            try:
+                Repo.create(draft, type=type, id=id, **more)
+                return self.adopt(draft)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)  # there only if something failed
+
+    def draft(self) -> Path:
+        """A name under the root for a folder that is to become a repo."""
+        make_private(self.root / "repos")
+        make_private(self.root / "trash")
+        return self.root / "trash" / secrets.token_hex(8)
 
     def adopt(self, folder: Path) -> Repo:
         """Take in a whole repo that lies in a folder under the same root, by renaming that folder."""
         with self._lock:
             found = Repo(folder)
             place = self._place(found.type, found.id)
-            if self.find(found.type, found.id) is not None or place.exists():
+            if self.find(found.type, found.id) is not None:
                 raise Refusal(409, f"there is a {found.type} {found.id!r} already")
+            _refuse_if_there(place)
             os.rename(folder, place)
             atomic.sync_folder(place.parent)
             self._repos[found.type, found.id.lower()] = repo = Repo(place)
@@ -114,6 +136,8 @@ class Shelf:
             old_key, key = (repo.type, repo.id.lower()), (repo.type, id.lower())
             if key != old_key and key in self._repos:
                 raise Refusal(409, f"there is a {repo.type} {id!r} already")
+            if key != old_key:
+                _refuse_if_there(self._place(repo.type, id))
             with repo.changing() as state:
                 state["id"] = id
             place = self._place(repo.type, id)
@@ -128,7 +152,7 @@ class Shelf:
         """Delete a repo with all its contents."""
         with self._lock, repo.lock:
             del self._repos[repo.type, repo.id.lower()]
-            trash = self.root / "trash" / secrets.token_hex(8)
+            trash = self.draft()
             os.rename(repo.folder, trash)
             atomic.sync_folder(self.root / "repos")
         shutil.rmtree(trash, ignore_errors=True)
@@ -137,14 +161,19 @@ class Shelf:
         return self.root / "repos" / f"{type}s--{id.replace('/', '--')}".lower()
 
 
+def _refuse_if_there(place: Path) -> None:
+    if os.path.lexists(place):
+        raise Refusal(409, f"the folder {place.name} of this Hub holds something that is no repo; its log says what")
+
+
 @contextlib.contextmanager
 def sole_writer(root: Path) -> Iterator[None]:
-    """Hold the root for this process; the lock goes with the process, however it ends.
+    """Hold the root for this process, making it if it is not there; the lock goes with the process, however it ends.
 
     Raises:
-        HubConflictError: Another process holds it.
+        HubConflictError: Another process holds it, or it is a folder of somebody else's (see root.py).
     """
-    make_folder(root)
+    claim(root)
     with open(root / ".lock", "ab") as file:
         if fcntl is not None:
             try:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hfplug.adapters import atomic
+from hfplug.hub.server.root import make_private
 from hfplug.hub.server.store import make_folder
 from hfplug.hub.server.xet_formats import MOST_CHUNKS, MOST_CONTENT, XetFormatError, read_chunks
 from hfplug.hub.server.xet_hashes import Leaf, from_text, hash_chunk, hash_xorb, to_text
@@ -96,7 +97,7 @@ class XorbStore:
         path = self.folder / "name"
         with self._lock:
             if not path.is_file():
-                make_folder(self.folder)
+                make_private(self.folder)
                 atomic.write_text(path, secrets.token_hex(8))
             return path.read_text(encoding="ascii")
 
@@ -135,6 +136,7 @@ class XorbStore:
 
     def draft(self) -> Path:
         """A path for a xorb that is being received. ``add`` takes the file away; whoever gives up deletes it."""
+        make_private(self.folder)
         make_folder(self.folder / "incoming")
         return self.folder / "incoming" / secrets.token_hex(16)
 
@@ -163,6 +165,7 @@ class XorbStore:
                 file.flush()
                 os.fsync(file.fileno())
             target = self.path(xorb)
+            make_private(self.folder)
             make_folder(target.parent)
             # The same chunks can be packed otherwise. The first one stays, since there may be links into it.
             with self._lock:

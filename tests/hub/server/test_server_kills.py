@@ -88,9 +88,8 @@ def test_what_a_kill_leaves_half_made_is_swept(tmp_path, monkeypatch):
         api = HfApi(endpoint=hub.endpoint, token="hf_test")
         api.create_repo("alice/moved")
         head = api.model_info("alice/moved").sha
-    half = root / "repos" / "models--alice--half"
-    (half / "commits").mkdir(parents=True)
-    (root / "trash" / "deleted").mkdir()
+    for half in ("0123456789abcdef", "fedcba9876543210"):  # being made, being deleted
+        (root / "trash" / half / "commits").mkdir(parents=True)
     # Killed in mid-move: the name inside is the new one, the folder's the old one.
     state = root / "repos" / "models--alice--moved" / "state.json"
     state.write_text(state.read_text().replace("alice/moved", "alice/new"))
@@ -98,7 +97,6 @@ def test_what_a_kill_leaves_half_made_is_swept(tmp_path, monkeypatch):
         api = HfApi(endpoint=hub.endpoint, token="hf_test")
         assert [model.id for model in api.list_models()] == ["alice/new"]
         assert api.model_info("alice/new").sha == head
-        api.create_repo("alice/half")
         api.create_repo("alice/moved")
     assert list((root / "trash").iterdir()) == []
 
