@@ -67,11 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _ErrorStream(logging.StreamHandler):
+    """Writes to whatever is the error stream at that moment: it may have been exchanged, or closed, since the start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def _set_up_messages(debug: bool) -> None:
     """Our own messages on the error stream; those of the libraries only with --debug."""
     ours = logging.getLogger("hfplug")
     if not ours.handlers:
-        handler = logging.StreamHandler()
+        handler = _ErrorStream()
         handler.setFormatter(logging.Formatter("hfplug: %(message)s"))
         ours.addHandler(handler)
         ours.propagate = False

@@ -158,7 +158,8 @@ def _make_server(app: Any) -> uvicorn.Server:
 
     # No access log: it would hold the tickets that stand in addresses.
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, lifespan="on",
+        # No configuration of logging: uvicorn's own closes the handlers that the rest of the process has.
+        app, log_level="error", log_config=None, access_log=False, lifespan="on",
         timeout_graceful_shutdown=1, timeout_keep_alive=_KEEP_CONNECTIONS_SECONDS,
     )  # fmt: skip
     return uvicorn.Server(config)
