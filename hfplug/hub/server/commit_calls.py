@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from hfplug.hub.server.cards import CARD, problems
+from hfplug.hub.server.cards import CARD, problems, read_start
 from hfplug.hub.server.commit import SHORT_OID, Commit, File
 from hfplug.hub.server.discussions import add_event, open_discussion
 from hfplug.hub.server.hub import contributable, is_owner, signed_in, writable
@@ -24,6 +24,7 @@ from hfplug.hub.server.store import SHA256
 
 _REPO = "/api/{types}/{owner}/{name}"
 LARGE_SIZE = 10_000_000  # bytes; the Hub's own limit for files that lie in git itself
+_LARGEST_ATTRIBUTES = 1 << 16
 
 
 def add_routes(router: Router) -> None:
@@ -64,7 +65,8 @@ def _large_patterns(repo: Repo, commit: Commit) -> list[str]:
     file = commit.files.get(".gitattributes")
     if file is None:
         return []
-    lines = repo.objects.read(file.sha256).decode("utf-8", "replace").splitlines()
+    with repo.objects.open(file.sha256) as opened:
+        lines = opened.read(_LARGEST_ATTRIBUTES).decode("utf-8", "replace").splitlines()
     return [line.split()[0] for line in lines if "filter=lfs" in line.split()[1:]]
 
 
@@ -164,11 +166,15 @@ def _take_small(repo: Repo, path: str, value: dict[str, Any]) -> File:
     except (binascii.Error, ValueError):
         raise Refusal(400, f"{path}: the content is not base64") from None
     if path == CARD:
-        errors, _ = problems(data.decode("utf-8", "replace"))
-        if errors:
-            raise Refusal(400, f"Invalid metadata in README.md. {' '.join(errors)}")
+        _check_card(data.decode("utf-8", "replace"))
     repo.objects.put(data)
     return File.regular(data)
+
+
+def _check_card(text: str) -> None:
+    errors, _ = problems(text)
+    if errors:
+        raise Refusal(400, f"Invalid metadata in README.md. {' '.join(errors)}")
 
 
 def _find_large(repo: Repo, path: str, value: dict[str, Any]) -> File:
@@ -178,6 +184,8 @@ def _find_large(repo: Repo, path: str, value: dict[str, Any]) -> File:
     size = repo.objects.size(sha256)
     if value.get("size") not in (None, size):
         raise Refusal(400, f"{path}: its content has {size} bytes, not {value['size']}")
+    if path == CARD:
+        _check_card(read_start(repo.objects.path(sha256)))
     return File.large(sha256, size)
 
 

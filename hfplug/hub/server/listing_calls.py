@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from hfplug.hub.server.hub import is_owner
 from hfplug.hub.server.pages import page
 from hfplug.hub.server.repo import Repo
 from hfplug.hub.server.routing import Call, Refusal, Router
+
+logger = logging.getLogger(__name__)
 
 _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "lastModified": lambda row: row["lastModified"],
@@ -31,8 +34,8 @@ def add_routes(router: Router) -> None:
 
 def _list(call: Call) -> Response:
     kind = call.names["types"].removesuffix("s")
-    rows = [_row(repo) for repo in call.hub.shelf.all(kind) if not repo.is_private or is_owner(repo, call.user)]
-    rows = [row for row in rows if _matches(call, row)]
+    repos = [repo for repo in call.hub.shelf.all(kind) if not repo.is_private or is_owner(repo, call.user)]
+    rows = [row for row in map(_row, repos) if row is not None and _matches(call, row)]
     sort = call.query("sort") or "lastModified"
     if sort not in _SORTS:
         raise Refusal(400, f"sort is one of {', '.join(_SORTS)}; {sort[:50]!r} came")
@@ -43,9 +46,14 @@ def _list(call: Call) -> Response:
     return JSONResponse([{key: row[key] for key in keys if key in row} for row in shown], headers=headers)
 
 
-def _row(repo: Repo) -> dict[str, Any]:
-    oid, commit = repo.at("main")
-    return describe(repo, oid, commit)
+def _row(repo: Repo) -> dict[str, Any] | None:
+    """What is known of a repo; None for a damaged one, or one that is being deleted: the others are listed."""
+    try:
+        oid, commit = repo.at("main")
+        return describe(repo, oid, commit)
+    except Exception as error:
+        logger.warning("%s %s is left out of a listing: %s: %s", repo.type, repo.id, type(error).__name__, error)
+        return None
 
 
 def _keys(call: Call) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # The client sends small files inside the commit, each below 10 MB; a body is held in memory.
 LARGEST_BODY = 512 << 20
 LARGEST_BODY_OF_STRANGERS = 4 << 20
+_LONGEST_HEADER = 2000
 _TYPES = ("models", "datasets", "spaces")
 
 
@@ -52,7 +53,7 @@ class Refusal(Exception):
     def response(self) -> Response:
         """The answer as it is sent."""
         # A header holds no line ends and no letters outside latin-1; names from a URL may have both.
-        text = re.sub(r"[^\x20-\x7e]", "?", self.message)
+        text = re.sub(r"[^\x20-\x7e]", "?", self.message[:_LONGEST_HEADER])
         headers = {**self.headers, "X-Error-Message": text, **({"X-Error-Code": self.code} if self.code else {})}
         return JSONResponse({"error": self.message, **self.body}, self.status, headers)
 
