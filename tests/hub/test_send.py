@@ -317,9 +317,9 @@ def test_whatever_fails_the_next_attempt_makes_it_one_commit(hub, client, make_p
     send(client, make_parcel(0.0, licence="mit"), REPO, message="first")
     hub.faults.next(1, kind, call)
     try:
-        send(client, make_parcel(1.0), REPO, message="second", parcel_id="x")
+        send(client, make_parcel(1.0, licence="apache-2.0"), REPO, message="second", parcel_id="x")
     except HubError as error:
         assert error.transient and hub.token not in str(error)
     assert hub.faults.left == 0
-    sent = send(client, make_parcel(1.0), REPO, message="second", parcel_id="x")
+    sent = send(client, make_parcel(1.0, licence="apache-2.0"), REPO, message="second", parcel_id="x")
     assert commits(hub) == ["second", "first"] and sent.commit == hub.api.model_info(REPO).sha
