@@ -217,6 +217,9 @@ def with_probe(
 def is_the_bases_tokenizer(tokenizer: Any, base: str | None, commit: str | None) -> bool:
     """Whether whoever loads the base gets this very tokenizer with it, so that the adapter need not carry it.
 
+    No Hub is asked: transformers would look there for chat templates without a limit of time, cache or no cache, and a
+    run must not wait for a Hub. A base whose tokenizer is not on this machine counts as having another one.
+
     Args:
         tokenizer: What the Trainer was given as ``processing_class``; None counts as the base's.
         base: Repo id or folder of the base.
@@ -229,8 +232,8 @@ def is_the_bases_tokenizer(tokenizer: Any, base: str | None, commit: str | None)
     from transformers import AutoTokenizer
 
     try:
-        own = AutoTokenizer.from_pretrained(base, revision=commit or "main")
-    except (OSError, ValueError, TypeError):
+        own = AutoTokenizer.from_pretrained(base, revision=commit or "main", local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError):
         return False
     same_template = getattr(own, "chat_template", None) == getattr(tokenizer, "chat_template", None)
     return same_template and tokenizer_sha256(own) == tokenizer_sha256(tokenizer)
