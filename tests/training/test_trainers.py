@@ -179,7 +179,9 @@ def test_two_processes_leave_one_adapter_equal_to_that_of_one(causal, tmp_path):
     expected, came = (load_file(AdapterDir.open(out / "adapter").weights[0]) for out in (one, two))
     assert expected.keys() == came.keys()
     for name in expected:
-        torch.testing.assert_close(came[name], expected[name], rtol=1e-4, atol=1e-6)
+        # Five steps of AdamW at 1e-2 move a weight by up to 5e-2. It divides by the size of the gradient, so that where
+        # that is nearly zero the order of a sum (here, over processes) shows in the fifth decimal.
+        torch.testing.assert_close(came[name], expected[name], rtol=1e-4, atol=1e-4)
     assert [path.name for path in two.glob("adapter*")] == ["adapter"]
     record = json.loads((two / "adapter" / "hfplug_record.json").read_text())
     assert record["batch_size"] == 4 and record["steps"] == 5
