@@ -175,7 +175,7 @@ def raw_path(request: Request) -> str:
 async def _run(route: _Route, hub: Hub, request: Request, names: dict[str, str]) -> Response:
     user = None
     if route.caller == "user":
-        user = await run_in_threadpool(hub.access.who, request.headers.get("authorization"))
+        user = await hub.access.who(request.headers.get("authorization"))
     call = Call(hub, request, names, user)
     if route.streaming:
         return await route.handler(call)
