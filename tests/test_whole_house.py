@@ -208,6 +208,33 @@ def test_switched_off_it_is_the_base_in_generate_too(trained, bases, method, kin
     assert torch.equal(logits(model, kind), changed)
 
 
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    """A Hub on loopback, and a token of its user ``me``."""
+    pytest.importorskip("starlette")
+    from hfplug.hub.server import running_hub
+
+    token = "hf_" + "w1h2o3l4e5H6o7u8s9e0" * 2
+    with running_hub(tmp_path_factory.mktemp("hub"), tokens={token: "me"}) as running:
+        yield running.endpoint, token
+
+
+@every
+def test_pushed_and_pulled_it_is_the_same_bytes(trained, hub, method, kind, tmp_path):
+    _, _, folder = trained(method, kind)
+    endpoint, token = hub
+    sent = hfplug.push_adapter(folder, f"me/{method}-{kind}", endpoint=endpoint, token=token)
+    pulled = hfplug.pull_adapter(
+        sent.repo_id, revision=sent.commit, endpoint=endpoint, token=token, cache_dir=tmp_path
+    ).adapter
+    ours = AdapterDir.open(folder)
+    assert [file.read_bytes() for file in pulled.weights] == [file.read_bytes() for file in ours.weights]
+    assert {file.name for file in pulled.files()} == {file.name for file in ours.files()}
+    assert [file.name for file in pulled.files() if token.encode() in file.read_bytes()] == []
+    again = hfplug.push_adapter(folder, sent.repo_id, endpoint=endpoint, token=token)
+    assert (again.commit, again.changed) == (sent.commit, False)
+
+
 @every
 def test_the_adapter_holds_only_files_of_an_adapter_and_no_secret(trained, method, kind):
     _, _, folder = trained(method, kind)
