@@ -28,6 +28,7 @@ _LOGIN = "Type: hf auth login (or set HF_TOKEN)"
 # hf_xet raises builtin errors for most of what goes wrong at its content server.
 _XET = re.compile(r"\b(xet|cas)\b", re.I)
 _LONGEST_QUOTE = 300  # characters of what a server said
+_LONGEST_WAIT_SECONDS = 24 * 3600.0
 
 
 def hub_error(
@@ -214,7 +215,7 @@ def _is_httpx(library: str) -> bool:
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime.datetime | None = None) -> float | None:
-    """Seconds that a server asks to wait, from ``Retry-After`` or the draft ``RateLimit`` header.
+    """Seconds that a server asks to wait, from ``Retry-After`` or the draft ``RateLimit`` header; a day at most.
 
     Args:
         headers: Of the answer; names are looked up as they are written or in lower case.
@@ -222,18 +223,22 @@ def retry_after(headers: Mapping[str, str], *, now: datetime.datetime | None = N
     """
     named = {name.lower(): value for name, value in headers.items()}
     value = str(named.get("retry-after") or "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
-    if value:
-        try:
-            moment = email.utils.parsedate_to_datetime(value)
-        except (TypeError, ValueError):
-            moment = None
-        if moment is not None:
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=datetime.timezone.utc)
-            now = now or datetime.datetime.now(datetime.timezone.utc)
-            return max(0.0, (moment - now).total_seconds())
-    # "api";r=0;t=55: nothing remains, for 55 seconds (IETF draft-ietf-httpapi-ratelimit-headers).
-    limit = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", str(named.get("ratelimit") or ""))
-    return float(limit[1]) if limit else None
+    seconds = float(value) if re.fullmatch(r"\d+(\.\d+)?", value) else _seconds_until(value, now)
+    if seconds is None:
+        # "api";r=0;t=55: nothing remains, for 55 seconds (IETF draft-ietf-httpapi-ratelimit-headers).
+        limit = re.search(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)", str(named.get("ratelimit") or ""))
+        seconds = float(limit[1]) if limit else None
+    # Nobody means a year, and no clock of a thread takes 10 ** 11 seconds.
+    return None if seconds is None else min(seconds, _LONGEST_WAIT_SECONDS)
+
+
+def _seconds_until(value: str, now: datetime.datetime | None) -> float | None:
+    """From now to an HTTP date, at least 0; None if it is no date."""
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=datetime.timezone.utc)
+        now = now or datetime.datetime.now(datetime.timezone.utc)
+        return max(0.0, (moment - now).total_seconds())
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -46,7 +46,7 @@ class Pace:
 
     Args:
         first_wait: Seconds after the first failure; they double with each, less a random part.
-        longest_wait: Seconds, the longest wait of our own choice. A Hub that asks for more gets it.
+        longest_wait: Seconds, the longest wait of our own choice. A Hub that asks for more gets it, up to a day.
         busy_wait: Seconds before looking again at a queue that another process is delivering from.
         conflicts: How often in a row a moved head is worth another attempt.
         timeout: Seconds that one request may wait for an answer.
@@ -190,7 +190,7 @@ class Courier:
             longest_wait=self.pace.longest_wait,
             rng=self.rng,
         )
-        self.due = time.monotonic() + seconds
+        self.due = time.monotonic() + min(seconds, threading.TIMEOUT_MAX)
         if self.stopped is None:
             logger.info("%s Trying again in %.1f s.", scrub(str(error)), seconds)
         # A full disk makes this note impossible, and is no reason to stop.
@@ -335,7 +335,7 @@ class BackgroundDelivery:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return
-                self._changed.wait(left)
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
 
     def stop(self, seconds: float = 0.0) -> None:
         """End the thread after the attempt that is under way; wait for that for at most so many seconds."""
@@ -345,25 +345,31 @@ class BackgroundDelivery:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                if self._ending:
-                    return
-                self._woken = False
+        more = True
+        while not self._ending:
             try:
-                more = self.courier.attempt()
-            except Exception as error:  # nobody is there to catch it
-                self._tell(error)
+                more = self._turn()
+            except Exception as error:  # nobody is there to catch it, and the thread has to outlive it
                 more = False
-            if self.courier.error is not None:
-                self._tell(self.courier.error)
+                self._tell(error)
             with self._changed:
-                if more:
-                    self._changed.wait_for(self._is_ending, timeout=max(0.0, self.courier.due - time.monotonic()))
-                    continue
-                self._idle = not self._woken
-                self._changed.notify_all()
-                self._changed.wait_for(self._has_reason)
+                if not more:
+                    self._idle = not self._woken
+                    self._changed.notify_all()
+                    self._changed.wait_for(self._has_reason)
+
+    def _turn(self) -> bool:
+        """Make an attempt, and wait for the next one if there is to be one."""
+        with self._changed:
+            self._woken = False
+        more = self.courier.attempt()
+        if self.courier.error is not None:
+            self._tell(self.courier.error)
+        with self._changed:
+            if more:
+                seconds = min(max(0.0, self.courier.due - time.monotonic()), threading.TIMEOUT_MAX)
+                self._changed.wait_for(self._is_ending, timeout=seconds)
+        return more
 
     def _is_ending(self) -> bool:
         return self._ending
@@ -376,4 +382,6 @@ class BackgroundDelivery:
         kind = f"{type(error).__name__} {getattr(error, 'status', None)}"
         if kind not in self._said:
             self._said.add(kind)
-            self._say(scrub(str(error)))
+            # A mistake in there is no reason to deliver nothing more.
+            with contextlib.suppress(Exception):
+                self._say(scrub(str(error)))

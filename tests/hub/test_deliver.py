@@ -172,6 +172,33 @@ def test_a_thread_delivers_what_is_put_in_later_and_is_flushed(queue):
     assert set(threading.enumerate()) <= before
 
 
+@pytest.mark.parametrize("asked", [1e11, float("inf")])
+def test_a_thread_outlives_a_wait_that_no_clock_takes(queue, asked):
+    line, said = Line(HubUnavailableError("slower", status=429, retry_after=asked)), []
+    delivery = BackgroundDelivery(queue, send=line, pace=QUICK, say=said.append)
+    delivery.start()
+    delivery.flush(0.3)
+    assert delivery._thread.is_alive() and said == ["slower"] and line.attempts == ["one"]
+    delivery.stop(10)
+    assert not delivery._thread.is_alive() and len(queue.entries()) == 3
+
+
+def test_a_thread_outlives_exceptions_of_any_kind_and_goes_on_when_it_is_woken(queue, monkeypatch):
+    def raising(text: str) -> None:
+        raise RuntimeError(text)
+
+    line = Line(HubUnavailableError("down"))
+    delivery = BackgroundDelivery(queue, send=line, pace=QUICK, say=raising)
+    monkeypatch.setattr(delivery.courier, "attempt", lambda: raising("a mistake of our own"))
+    delivery.start()
+    delivery.flush(10)
+    assert line.attempts == [] and delivery._thread.is_alive()
+    monkeypatch.undo()
+    delivery.flush(float("inf"))
+    delivery.stop(10)
+    assert line.arrived == ["one", "two", "three"]
+
+
 def test_a_flush_in_vain_ends_when_its_time_is_up(queue):
     pace = Pace(first_wait=0.01, longest_wait=0.01)
     delivery = BackgroundDelivery(
