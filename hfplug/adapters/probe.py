@@ -34,6 +34,7 @@ import torch
 from torch import nn
 
 from hfplug.adapters.fingerprint import count_embedding_rows, main_dtype
+from hfplug.adapters.probe_checks import check_probe
 from hfplug.adapters.task import Task
 from hfplug.errors import AdapterError
 
@@ -126,7 +127,7 @@ def compare_probe(
     Raises:
         AdapterError: ``probe`` is of a later version or is damaged, or the model cannot be run on its inputs.
     """
-    _check_version(probe)
+    check_probe(probe, newest=PROBE_VERSION)
     model = _unwrap(model)
     tolerance, basis = _tolerance(probe, model, adapter_dtype)
     limit = TOLERANCES["float32"]
@@ -370,17 +371,6 @@ def _tolerance(probe: Mapping[str, Any], model: nn.Module, adapter_dtype: str | 
     if here != "none":
         return max(_FOUR_BIT_TOLERANCE, TOLERANCES[coarsest]), here
     return TOLERANCES[coarsest], coarsest
-
-
-def _check_version(probe: Mapping[str, Any]) -> None:
-    version = probe.get("probe_version") if isinstance(probe, Mapping) else None
-    if not isinstance(version, int) or not probe.get("inputs"):
-        raise AdapterError("The probe in the lock is damaged: it has no inputs.", fix="Export the adapter again.")
-    if version > PROBE_VERSION:
-        raise AdapterError(
-            f"The probe of this adapter has version {version}; this hfplug reads versions up to {PROBE_VERSION}.",
-            fix="Type: pip install --upgrade hfplug",
-        )
 
 
 def _first_difference(found: Sequence[int], stored: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,3 +260,18 @@ def test_every_method_can_be_probed(tmp_path: Path, make_model: MakeModel, metho
     probe = make_probe(hfplug.build_model(tmp_path, method), tokenizer())
     torch.manual_seed(0)
     assert compare_probe(probe, hfplug.build_model(tmp_path, method), tokenizer()).verdict == "same"
+
+
+@pytest.mark.parametrize("change", ["a NaN", "an infinite rms", "a huge rms", "no numbers"])
+def test_a_probe_that_any_model_would_pass_is_refused(make_model: MakeModel, change: str) -> None:
+    probe = make_probe(make_model("llama"))
+    row = probe["inputs"][0]
+    if change == "a NaN":
+        row["values"][0][0] = math.nan
+    elif change == "no numbers":
+        for key in ("positions", "ids", "values", "rms"):
+            row[key] = []
+    else:
+        row["rms"][0] = math.inf if change == "an infinite rms" else 1e200
+    with pytest.raises(AdapterError, match="probe in the lock is damaged"):
+        compare_probe(probe, make_model("llama", seed=5))
