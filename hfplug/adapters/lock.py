@@ -216,10 +216,13 @@ def verify(
         rewritten = _is_other_version(lock, "transformers") and not weights
         text = f"The model's configuration is not that of the adapter's base. {load}"
         found.append(Difference(text, "numerics" if rewritten else "base"))
+    other = bool(base_commit and lock.base_commit and base_commit != lock.base_commit)
+    commits = f"It was read at commit {base_commit}, the adapter was made at {lock.base_commit}."
     if weights:
-        if base_commit and lock.base_commit and base_commit != lock.base_commit:
-            weights += f" It was read at commit {base_commit}, the adapter was made at {lock.base_commit}."
-        found.append(Difference(f"{weights} {load}", "base"))
+        found.append(Difference(f"{weights} {commits} {load}" if other else f"{weights} {load}", "base"))
+    elif other:
+        text = f"The base is of another commit. {commits} The tensors that were sampled do not differ; others may."
+        found.append(Difference(f"{text} {load}", "numerics"))
     found += _compare_tokenizers(lock, tokenizer)
     if lock.prompt_sha256 and task is not None and sha256_of(task.prompt) != lock.prompt_sha256:
         text = f"The prompt of task {task.name!r} is not the one that the adapter was trained with."

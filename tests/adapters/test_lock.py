@@ -287,3 +287,11 @@ def test_a_base_in_four_bits_is_known_again(tmp_path: Path, make_model: MakeMode
     assert verify(lock, model) == []
     (difference,) = verify(plain, model)
     assert "not quantised; this model is" in difference
+
+
+def test_another_commit_whose_sampled_tensors_are_equal_is_noted(make_model: MakeModel) -> None:
+    lock = make_lock(make_model(), base_name="a/b", base_commit="c" * 40)
+    (note,) = verify(lock, make_model(), base_commit="d" * 40)
+    assert note.kind == "numerics" and "d" * 40 in note and "revision='" + "c" * 40 in note
+    check(lock, make_model(), base_commit="d" * 40)
+    assert verify(lock, make_model(), base_commit="c" * 40) == []
