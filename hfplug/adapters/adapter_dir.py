@@ -47,6 +47,7 @@ from hfplug.adapters.files import (
     same_adapter,
     settings_sha256,
 )
+from hfplug.adapters.json_types import check_settings
 from hfplug.adapters.lock import Lock
 from hfplug.adapters.record import Record, scrub
 from hfplug.adapters.safetensors_header import read_header
@@ -272,6 +273,8 @@ def _check_config(config: Mapping[str, Any], kind: Kind, path: Path) -> None:
         raise AdapterError(f"{path / CONFIG[kind]} has no 'peft_type'.", fix="Save the adapter again with PEFT.")
     if kind == "full" and not (config.get("model_type") or config.get("architectures")):
         raise AdapterError(f"{path / CONFIG[kind]} has no 'model_type'.", fix="Save the model again.")
+    if kind == "peft":
+        check_settings(config)
     mapping = config.get("auto_mapping") or {}
     library = str(mapping.get("parent_library") or "") if isinstance(mapping, Mapping) else str(mapping)
     if kind == "peft" and library and library.split(".")[0] not in _IMPORTABLE:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hfplug.errors import AdapterError
@@ -39,6 +41,30 @@ def check_types(cls: type, values: Mapping[str, Any], file: str) -> None:
             raise AdapterError(
                 f"{key!r} in {file} must hold {wanted}; it holds {came}.", fix="Export the adapter again."
             )
+
+
+@dataclass
+class _Settings:
+    """What hfplug itself reads of ``adapter_config.json``, whoever wrote it."""
+
+    peft_type: str | None = None
+    task_type: str | None = None
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    num_virtual_tokens: int | None = None
+    modules_to_save: Sequence[str] | None = None
+    trainable_token_indices: Mapping[str, Sequence[int]] | Sequence[int] | None = None
+    token_indices: Sequence[int] | None = None
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Compare the settings that hfplug reads of ``adapter_config.json`` with what PEFT writes there.
+
+    Raises:
+        AdapterError: One is of another kind.
+    """
+    known = {item.name for item in dataclasses.fields(_Settings)}
+    check_types(_Settings, {key: value for key, value in config.items() if key in known}, "adapter_config.json")
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

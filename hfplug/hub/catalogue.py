@@ -25,7 +25,7 @@ from typing import Any, Literal
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.card_front import OURS, method_tag, metric_rows, task_name, task_tag
 from hfplug.adapters.files import CONFIG, RECORD
-from hfplug.errors import AdapterError, HubError, HubUnavailableError
+from hfplug.errors import AdapterError, HfplugError, HubError, HubUnavailableError
 from hfplug.hub.client import HubClient, translated
 from hfplug.hub.pull import connect_to
 from hfplug.hub.retry import retrying
@@ -41,6 +41,8 @@ _LOOKED_INTO = 20  # adapters of unknown method whose configuration is read
 _EXPAND = ("author", "cardData", "config", "gated", "lastModified", "library_name", "model-index", "pipeline_tag",
            "private", "safetensors", "sha", "siblings", "tags", "usedStorage")  # fmt: skip
 _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1}
+# What a row of another shape than it should be can raise; the others are shown all the same.
+_ODD = (AttributeError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError, OSError)
 # The first that an adapter has decides its place. Names as rouge-score and evaluate write them.
 _ROUGES = ("rougelsum", "rougel", "rouge1", "rouge2", "rouge")
 
@@ -167,14 +169,19 @@ def _hub_entries(
         filters = [[f"base_model:adapter:{base}"], [f"base_model:finetune:{base}", OURS]]
     else:
         filters = [[OURS, *([method_tag(method)] if method else []), *([task_tag(task)] if task else [])]]
-    infos: dict[str, Any] = {}
+    found_entries: dict[str, AdapterEntry] = {}
     _reach(client)
     for tags in filters:
         found = _list(client, tags, owner, limit)
         if len(found) >= limit:
             logger.warning("Only the newest %d were looked at; narrow the search by owner or base.", limit)
-        infos.update({info.id: info for info in found if info.id not in infos and _is_adapter(info)})
-    entries = [_entry_of(info) for info in infos.values()]
+        for info in found:
+            try:
+                if info.id not in found_entries and _is_adapter(info):
+                    found_entries[info.id] = _entry_of(info)
+            except _ODD as error:
+                logger.warning("%s is left out, for what the Hub says of it cannot be read: %s", info.id, error)
+    entries = list(found_entries.values())
     unknown = [number for number, entry in enumerate(entries) if entry.method is None or entry.base is None]
     for number in unknown[:_LOOKED_INTO]:
         entries[number] = _looked_into(client, entries[number])
@@ -276,12 +283,13 @@ def _looked_into(client: HubClient, entry: AdapterEntry) -> AdapterEntry:
                 client.api.hf_hub_download, repo_id=entry.name, filename=CONFIG["peft"], revision=entry.commit
             )
         values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (HubError, OSError, ValueError) as error:
+    except (HubError, *_ODD) as error:
         logger.info("What %s is made with is not known: %s", entry.name, error)
         return entry
     values = values if isinstance(values, dict) else {}
     method = entry.method or str(values.get("peft_type") or "").lower() or None
-    return dataclasses.replace(entry, method=method, base=entry.base or values.get("base_model_name_or_path") or None)
+    base = entry.base or str(values.get("base_model_name_or_path") or "") or None
+    return dataclasses.replace(entry, method=method, base=base)
 
 
 # -------------------------------------------------------------------------------------------------- folders
@@ -297,7 +305,7 @@ def _local_entries(folder: Path) -> Iterable[AdapterEntry]:
             continue
         try:
             yield read_entry(AdapterDir.open(root))
-        except AdapterError as error:
+        except (HfplugError, *_ODD) as error:  # DataError: of its task
             logger.warning("%s is left out: %s", root, error)
 
 
@@ -324,5 +332,5 @@ def _order(entry: AdapterEntry, sort: Sort) -> tuple[bool, Any, str]:
 def _moment(text: str | None) -> float | None:
     try:
         return datetime.datetime.fromisoformat((text or "").replace("Z", "+00:00")).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):  # the year 0, say
         return None
