@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfplug.cli.parser import add_flag
+from hfplug.cli.parser import add_flag, one_line
 
 if TYPE_CHECKING:
     from hfplug.hub.catalogue import AdapterEntry
@@ -70,11 +70,6 @@ def _table(entries: Sequence[AdapterEntry]) -> str:
                 (entry.updated or "-")[:10],
             )
         )
-    widths = [max(len(_plain(row[column])) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(_plain(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    widths = [max(len(one_line(row[column])) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(one_line(cell).ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _plain(text: str) -> str:
-    """On one line and without control characters: it comes from whoever owns the repo."""
-    return "".join(character for character in " ".join(text.split()) if character.isprintable())

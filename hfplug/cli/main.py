@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import hfplug
 from hfplug.cli import demo, hub, methods, outbox, pull, push, study
 from hfplug.cli import list as list_command
-from hfplug.cli.parser import Parser
+from hfplug.cli.parser import Parser, one_line
 from hfplug.errors import HfplugError
 
 COMMANDS = (demo, study, methods, push, pull, list_command, outbox, hub)
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HfplugError as error:
         if debug:
             raise
-        print(f"hfplug: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"hfplug: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         if debug:

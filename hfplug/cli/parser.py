@@ -52,6 +52,11 @@ class Parser(argparse.ArgumentParser):
         return self
 
 
+def one_line(text: object) -> str:
+    """``text`` on one line and without control characters: it may come from whoever owns a repo or a Hub."""
+    return "".join(character for character in " ".join(str(text).split()) if character.isprintable())
+
+
 def add_flag(parser: argparse._ActionsContainer, name: str, **kwargs: Any) -> None:
     """Add a flag that may be written with hyphens or underscores.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfplug.cli.parser import add_flag
+from hfplug.cli.parser import UsageError, add_flag, one_line
 from hfplug.errors import MismatchError
 
 if TYPE_CHECKING:
@@ -38,13 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Pull, say what came, and verify it if asked to."""
+    if parsed.base is not None and not parsed.verify:
+        raise UsageError("--base is read with --verify only.", fix="Add --verify, or leave out --base.")
     from hfplug.cli.main import quieten_transformers
     from hfplug.hub.pull import pull_adapter
 
     quieten_transformers()
     pulled = pull_adapter(parsed.repo, revision=parsed.revision, out=parsed.out, offline=parsed.offline)
     for name, value in _lines(pulled):
-        print(f"{name:<8} {value}")
+        print(f"{name:<8} {one_line(value)}")
     if parsed.verify:
         _verify(pulled.adapter, parsed.base)
     print(f"\nLoad it with:\n\n  import hfplug\n  model = {_call(pulled, parsed.out)}")
@@ -91,7 +93,7 @@ def _verify(adapter: AdapterDir, base: str | None) -> None:
             f"The adapter in {adapter.path} does not answer as it did for its author: {result}.",
             fix="Pass the base that it was trained on with --base.",
         )
-    print(f"{'verified':<8} {result}")
+    print(f"{'verified':<8} {one_line(result)}")
 
 
 def _call(pulled: Pulled, out: Path | None) -> str:
