@@ -17,6 +17,7 @@ It is one process, listens on this machine alone unless told otherwise, and want
 
   hfplug hub serve --root my-hub
   hfplug hub token --root my-hub --user bob
+  hfplug hub token --root my-hub --revoke bob
   hfplug hub export alice/adapter adapter-folder --root my-hub
   hfplug hub import adapter-folder alice/adapter --root other-hub"""
 
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serve = actions.add_parser("serve", help="serve a folder until interrupted")
     add_flag(serve, "port", type=int, default=8787, help="0 for a free one (default: 8787)")
     add_flag(serve, "host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
-    token = actions.add_parser("token", help="let another user in: make a token, print it once")
+    token = actions.add_parser(
+        "token", help="let another user in (make a token, print it once), or none of a user's tokens any more"
+    )
     export = actions.add_parser("export", help="write a repo with its history into a folder")
     export.add_argument("repo", metavar="REPO", help="owner/name")
     export.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
@@ -38,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument("folder", metavar="DIR", type=Path, help="the exported folder")
     load.add_argument("repo", metavar="REPO", help="owner/name that it gets here")
     add_flag(load, "visibility", choices=("private", "public"), default="private", help="(default: private)")
+    add_flag(token, "revoke", default=None, metavar="USER", help="let this user's tokens in no more; make none")
     for action in (serve, token, export, load):
         action.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show stack traces")
         add_flag(action, "root", type=Path, default=Path("hfplug-hub"), help="the Hub's folder (default: hfplug-hub)")
@@ -59,12 +63,15 @@ def _serve(parsed: argparse.Namespace) -> int:
 
     require_packages()
     from hfplug.hub.server.access import read_tokens
+    from hfplug.hub.server.root import claim
 
     given = _given_token(parsed)
     with listening(parsed.host, parsed.port) as listener:
+        claim(parsed.root)
         users = {entry["user"] for entry in read_tokens(parsed.root)}
+        made = None
         if given or (parsed.user not in users if parsed.user else not users):
-            _add_token(parsed, given)
+            made = _add_token(parsed, given)
         address = address_of(listener)
         if not _LOOPBACK.fullmatch(parsed.host):
             print(
@@ -73,25 +80,43 @@ def _serve(parsed: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         names = ", ".join(sorted({entry["user"] for entry in read_tokens(parsed.root)}))
-        print(f"Serving {parsed.root} at {address} (users: {names}). One process; stop it with Ctrl-C.")
-        print(f"In another terminal:  export HF_ENDPOINT={address} HF_TOKEN=…", flush=True)
+
+        def say_where() -> None:
+            print(f"Serving {parsed.root} at {address} (users: {names}). One process; stop it with Ctrl-C.")
+            print(f"In another terminal:  {_exports(address, made)}", flush=True)
+
         try:
-            serve(parsed.root, listener)
+            serve(parsed.root, listener, on_start=say_where)
         except KeyboardInterrupt:
             print("Stopped. What was answered is on the disk.")
     return 0
 
 
+def _exports(address: str, token: str | None) -> str:
+    """A line that can be copied into a shell as it is; where no token was made here, it asks for one."""
+    if token is not None:
+        return f"export HF_ENDPOINT={address} HF_TOKEN={token}"
+    return f"export HF_ENDPOINT={address}; echo 'Your token:'; read -r HF_TOKEN; export HF_TOKEN"
+
+
 def _make_token(parsed: argparse.Namespace) -> int:
+    if parsed.revoke is not None:
+        if parsed.user is not None or parsed.token_file is not None:
+            raise UsageError("--revoke takes tokens away and makes none.", fix="Leave out --user and --token-file.")
+        from hfplug.hub.server.access import revoke_tokens
+
+        count = revoke_tokens(parsed.root, parsed.revoke)
+        print(f"{count} token{'s' if count > 1 else ''} of {parsed.revoke} let nobody in any more, from now on.")
+        return 0
     _add_token(parsed, _given_token(parsed))
-    print(f"Start the Hub again to let it in: hfplug hub serve --root {parsed.root}")
+    print("It is good from now on, also for a Hub that is running.")
     return 0
 
 
 def _given_token(parsed: argparse.Namespace) -> str | None:
     """The token that the user brings, from a file or the environment; never from the command line, which is public."""
     if parsed.token_file is not None:
-        token = parsed.token_file.read_text(encoding="utf-8").strip()
+        token = parsed.token_file.read_bytes().decode("utf-8", "replace").strip()
         source = str(parsed.token_file)
     else:
         token, source = os.environ.get(_TOKEN_VARIABLE, "").strip(), _TOKEN_VARIABLE
@@ -102,17 +127,20 @@ def _given_token(parsed: argparse.Namespace) -> str | None:
     return token
 
 
-def _add_token(parsed: argparse.Namespace, given: str | None) -> None:
+def _add_token(parsed: argparse.Namespace, given: str | None) -> str | None:
+    """Store the given token, or make one; returns the one that was made."""
     from hfplug.hub.server.access import make_token, store_token
     from hfplug.hub.server.routing import Refusal
 
     token, user = given or make_token(), parsed.user or _own_name()
     try:
-        store_token(parsed.root, token, user)
+        store_token(parsed.root, token, user, origin="chosen" if given else "made")
     except Refusal as refusal:
         raise HfplugError(f"{refusal.message}.", fix="Pass --user NAME.") from None
-    if given is None:
-        print(f"The token of {user}, shown this once (the folder holds only its hash):  {token}")
+    if given is not None:
+        return None
+    print(f"The token of {user}, shown this once (the folder holds only its hash):  {token}")
+    return token
 
 
 def _own_name() -> str:

@@ -11,8 +11,10 @@ import sys
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from hfplug.cli.main import main
+from hfplug.hub.server.root import claim
 
 
 @contextlib.contextmanager
@@ -58,7 +60,7 @@ def test_the_token_is_shown_once_works_and_lies_nowhere_in_the_folder(tmp_path):
         assert out == "Stopped. What was answered is on the disk.\n"
     assert all(token.encode() not in file.read_bytes() for file in root.rglob("*") if file.is_file())
     with served("--root", root, "--user", "alice") as (_, text):
-        assert "hf_" not in text.replace("HF_TOKEN", "") and "users: alice" in text
+        assert "hf_" not in text and "users: alice" in text
         assert HfApi(endpoint=endpoint_in(text), token=token).whoami()["name"] == "alice"
 
 
@@ -70,6 +72,47 @@ def test_a_token_from_the_environment_or_a_file_is_taken_and_not_printed(tmp_pat
         assert "secret" not in text
         for user in ("alice", "bob"):
             assert HfApi(endpoint=endpoint_in(text), token=f"{user}s-own-secret").whoami()["name"] == user
+
+
+def in_a_shell(text, stdin=""):
+    """What the line for the other terminal leaves in a shell's environment when it is copied as it is."""
+    line = re.search(r"^In another terminal:  (.*)$", text, re.MULTILINE)[1]
+    script = f'{line}\nprintf \'%s|%s\' "$HF_ENDPOINT" "$HF_TOKEN"'
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return subprocess.run(["sh", "-c", script], input=stdin, env=environment, capture_output=True, text=True).stdout
+
+
+def test_the_line_for_the_other_terminal_can_be_copied_as_it_is(tmp_path):
+    root = tmp_path / "hub"
+    with served("--root", root, "--user", "alice") as (_, text):
+        token = re.search(r"hf_\w{37}", text)[0]
+        assert in_a_shell(text) == f"{endpoint_in(text)}|{token}"
+    with served("--root", root) as (_, text):
+        assert token not in text and "…" not in text
+        assert in_a_shell(text, stdin=f"{token}\n").endswith(f"{endpoint_in(text)}|{token}")
+
+
+def test_a_user_is_shut_out_of_a_running_hub(tmp_path, capsys):
+    root = tmp_path / "hub"
+    with served("--root", root, "--user", "alice") as (_, text):
+        assert main(["hub", "token", "--root", str(root), "--user", "bob"]) == 0
+        token = re.search(r"hf_\w{37}", capsys.readouterr().out)[0]
+        api = HfApi(endpoint=endpoint_in(text), token=token)
+        assert api.whoami()["name"] == "bob"
+        assert main(["hub", "token", "--root", str(root), "--revoke", "bob"]) == 0
+        assert "1 token of bob let nobody in" in capsys.readouterr().out
+        with pytest.raises(HfHubHTTPError, match="Invalid user token"):
+            api.whoami()
+
+
+def test_nothing_is_said_to_be_served_that_is_not(tmp_path):
+    root = tmp_path / "hub"
+    assert main(["hub", "token", "--root", str(root), "--user", "alice"]) == 0
+    (root / "repos").write_text("a file where a folder has to be")
+    with served("--root", root) as (process, text):
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, text) == (2, "")
+    assert "did not start" in err.splitlines()[-1]
 
 
 def test_another_address_than_loopback_is_warned_about(tmp_path):
@@ -107,10 +150,21 @@ def test_export_and_import_from_the_command_line(tmp_path, capsys):
         (["hub", "export", "alice/x", "out", "--root", "absent"], "no folder of a Hub"),
         (["hub", "import", "absent", "alice/x"], "no exported repo"),
         (["hub", "token", "--token-file", "absent"], "absent"),
+        (["hub", "token", "--token-file", "latin-1"], "latin-1 must hold one token"),
+        (["hub", "token", "--revoke", "bob"], "no folder of a Hub"),
+        (["hub", "token", "--revoke", "bob", "--user", "bob"], "--revoke takes tokens away"),
+        (["hub", "serve", "--root", "mine", "--port", "0"], "mine is no folder of a Hub"),
+        (["hub", "token", "--root", "damaged"], "tokens.json is damaged"),
+        (["hub", "serve", "--root", "damaged", "--port", "0"], "tokens.json is damaged"),
     ],
 )
 def test_what_is_typed_wrong_is_answered_on_one_line(words, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin-1").write_bytes(b"gr\xfcn-gr\xfcn")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("mine")
+    claim(tmp_path / "damaged")
+    (tmp_path / "damaged" / "tokens.json").write_text("{")
     assert main(words) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1 and "Traceback" not in err

@@ -87,22 +87,33 @@ def running_hub(
                 thread.join(_STOP_SECONDS)
 
 
-def serve(root: Path, listener: socket.socket, *, tokens: Mapping[str, str] | None = None) -> None:
+def serve(
+    root: Path,
+    listener: socket.socket,
+    *,
+    tokens: Mapping[str, str] | None = None,
+    on_start: Callable[[], None] = lambda: None,
+) -> None:
     """Run a Hub in the foreground until the process is interrupted.
 
     Args:
         root: Its folder. listener: From ``listening``. tokens: As for ``running_hub``.
+        on_start: Called once it answers.
 
     Raises:
         MissingExtraError: A package of the extra ``hub`` is not installed.
         HubConflictError: Another process holds the folder.
+        HubError: It did not start.
     """
     require_packages()
     from hfplug.hub.server.app import create_app
 
     _refuse_if_held(Path(root))
-    server = _make_server(create_app(Path(root), tokens=tokens))
-    server.run(sockets=[listener])
+    server = _make_server(create_app(Path(root), tokens=tokens), on_start)
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:  # uvicorn's way to say that the application did not start
+        raise HubError(f"the Hub in {root} did not start.", fix="The lines above say why.") from None
 
 
 @contextlib.contextmanager
@@ -153,8 +164,14 @@ def _refuse_if_held(root: Path) -> None:
         pass  # the application holds it itself; asked first, the answer comes in words and not from inside uvicorn
 
 
-def _make_server(app: Any) -> uvicorn.Server:
+def _make_server(app: Any, on_start: Callable[[], None] = lambda: None) -> uvicorn.Server:
     import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                on_start()
 
     # No access log: it would hold the tickets that stand in addresses.
     config = uvicorn.Config(
@@ -162,7 +179,7 @@ def _make_server(app: Any) -> uvicorn.Server:
         app, log_level="error", log_config=None, access_log=False, lifespan="on",
         timeout_graceful_shutdown=1, timeout_keep_alive=_KEEP_CONNECTIONS_SECONDS,
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def _run(server: uvicorn.Server, listener: socket.socket, failure: list[BaseException]) -> None:
