@@ -32,8 +32,9 @@ __all__ = ["find_tokenizer", "load_adapter", "method_of", "verify_adapter"]
 logger = logging.getLogger(__name__)
 
 Verify = Literal["off", "lock", "probe"]
+Offline = Literal["auto", "on"]
 _VERIFY = ("off", "lock", "probe")
-_OPTIONS: dict[str, Any] = {"dtype": "auto", "device": None, "device_map": None, "token": None}
+_OPTIONS: dict[str, Any] = {"dtype": "auto", "device": None, "device_map": None, "token": None, "offline": "auto"}
 # Of PEFT, beyond those that hfplug trains.
 _FURTHER_TASK_TYPES = frozenset({"TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"})
 
@@ -50,6 +51,7 @@ def load_adapter(
     token: str | None = None,
     tokenizer: Any = None,
     trust_remote_code: bool = False,
+    offline: Offline = "auto",
     verify: Verify = "lock",
 ) -> nn.Module:
     """Load an adapter's folder, with its base at the commit that it was trained on.
@@ -69,6 +71,7 @@ def load_adapter(
         token: Access token for a private or gated base.
         tokenizer: The one that will be used; found in the adapter's folder or beside the base if None.
         trust_remote_code: Run modelling code from the base's repo.
+        offline: ``"on"`` asks no Hub for the base and its tokenizer: the cache only.
         verify: ``"lock"`` compares files, base, vocabulary, tokenizer, prompt and tensors with the lock.
             ``"probe"`` also asks the model the probe's questions and compares the logits. ``"off"`` loads whatever
             fits.
@@ -90,7 +93,7 @@ def load_adapter(
         tokenizer=tokenizer,
         trust_remote_code=trust_remote_code,
         verify=verify,
-        options=_options(dtype, device, device_map, token),
+        options=_options(dtype, device, device_map, token, offline),
     )
     if verify == "probe":
         _require_same(adapter, model, tokenizer)
@@ -117,13 +120,16 @@ def verify_adapter(path: str | Path, **load: Any) -> ProbeResult:
     return _probe(adapter, model, tokenizer)
 
 
-def find_tokenizer(adapter: AdapterDir, base: Base | None, *, token: str | None = None) -> Any:
+def find_tokenizer(
+    adapter: AdapterDir, base: Base | None, *, token: str | None = None, offline: Offline = "auto"
+) -> Any:
     """The tokenizer that belongs to an adapter: from its own folder, else the base's; None if neither has one.
 
     Args:
         adapter: The adapter.
         base: Its base, or None for a full model.
         token: Access token for a private or gated base.
+        offline: ``"on"`` asks no Hub: the cache only.
     """
     from transformers import AutoTokenizer
 
@@ -137,7 +143,8 @@ def find_tokenizer(adapter: AdapterDir, base: Base | None, *, token: str | None 
     # Said aloud: left out, transformers would ask on the terminal whether to run code of the repo.
     trust = bool(base is not None and base.trust_remote_code and not own)
     try:
-        return AutoTokenizer.from_pretrained(source, revision=revision or "main", token=token, trust_remote_code=trust)
+        places: dict[str, Any] = {"token": token, "local_files_only": own or offline == "on"}
+        return AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=trust, **places)
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
         logger.warning("The tokenizer of %s cannot be read and was not compared: %s", source, _reason(error))
         return None
@@ -185,18 +192,21 @@ def _load(
             trust_remote_code=trust_remote_code,
             num_labels=count_saved_labels(adapter),
             token=options["token"],
+            offline=options["offline"],
         )
         model, tokenizer = _load_peft(adapter, found, tokenizer, task_type, verify, options)
     return model, tokenizer, adapter
 
 
-def _options(dtype: Any, device: Any, device_map: Any, token: str | None) -> dict[str, Any]:
+def _options(dtype: Any, device: Any, device_map: Any, token: str | None, offline: Offline) -> dict[str, Any]:
     """What goes on to ``load_base``."""
+    if offline not in ("auto", "on"):
+        raise AdapterError(f"offline must be 'auto' or 'on', not {offline!r}.")
     if device is not None:
         if device_map is not None:
             raise AdapterError("device and device_map were both given.", fix="Pass one of them.")
         device_map = {"": str(device)}
-    return {"dtype": dtype, "device_map": device_map, "token": token}
+    return {"dtype": dtype, "device_map": device_map, "token": token, "offline": offline}
 
 
 def _base_name(adapter: AdapterDir, base: str | Path | None) -> str:
@@ -218,7 +228,7 @@ def _load_peft(
     model, missing = load_base(found, kind, method, quantization=recipe, **options)
     anatomy = read_anatomy(model, kind, missing_keys=missing, revision=found.commit)
     if verify != "off" and tokenizer is None and adapter.lock is not None and adapter.lock.tokenizer_sha256:
-        tokenizer = find_tokenizer(adapter, found, token=options["token"])
+        tokenizer = find_tokenizer(adapter, found, token=options["token"], offline=options["offline"])
     try:
         rows = fit_vocabulary(model, adapter, tokenizer)
     except MismatchError:

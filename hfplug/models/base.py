@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hfplug.errors import BaseModelError
 from hfplug.methods.method import CAUSAL, CLASSIFICATION, SEQ2SEQ, TASK_TYPES
@@ -66,6 +66,7 @@ def resolve_base(
     trust_remote_code: bool = False,
     num_labels: int | None = None,
     token: str | None = None,
+    offline: Literal["auto", "on"] = "auto",
 ) -> Base:
     """Find a base and pin it to one commit, without loading a weight.
 
@@ -75,6 +76,7 @@ def resolve_base(
         trust_remote_code: Run modelling code from the repo. Only if the user typed it.
         num_labels: Number of classes of a new classification head.
         token: Access token for a private or gated repo.
+        offline: ``"on"`` asks no Hub: the cache only.
 
     Returns:
         The base, with the commit that everything else is then read at.
@@ -98,8 +100,10 @@ def resolve_base(
     extra: dict[str, Any] = {"num_labels": num_labels} if num_labels is not None else {}
     if token is not None:
         extra["token"] = token
+    if offline == "on":
+        extra["local_files_only"] = True
     try:
-        commit = None if folder.is_dir() else _resolve_commit(name, revision, token)
+        commit = None if folder.is_dir() else _resolve_commit(name, revision, token, offline)
         pinned = commit or revision or "main"
         config = AutoConfig.from_pretrained(name, revision=pinned, trust_remote_code=trust_remote_code, **extra)
     except (OSError, ValueError) as error:
@@ -113,7 +117,7 @@ def resolve_base(
     )
 
 
-def _resolve_commit(name: str, revision: str | None, token: str | None) -> str | None:
+def _resolve_commit(name: str, revision: str | None, token: str | None, offline: str) -> str | None:
     """The commit that a revision stands for now; without a network, the one that the cache knows.
 
     It is read off the place of the file in the cache: a configuration no longer bears it (transformers 5.23).
@@ -122,7 +126,8 @@ def _resolve_commit(name: str, revision: str | None, token: str | None) -> str |
         return revision
     from transformers.utils import cached_file
 
-    path = cached_file(name, "config.json", revision=revision or "main", token=token)
+    only_here = offline == "on"
+    path = cached_file(name, "config.json", revision=revision or "main", token=token, local_files_only=only_here)
     parent = Path(path).parent.name if path else ""
     return parent if _COMMIT.fullmatch(parent) else None
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -142,6 +143,7 @@ def load_base(
     dtype: str | torch.dtype = "auto",
     device_map: Any = None,
     token: str | None = None,
+    offline: Literal["auto", "on"] = "auto",
     quantization: Quantization | None = None,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Load the weights of a base as a method wants them.
@@ -153,6 +155,7 @@ def load_base(
         dtype: As for :func:`build_model`.
         device_map: As for ``from_pretrained``.
         token: Access token for a private or gated base.
+        offline: ``"on"`` asks no Hub: the cache only.
         quantization: How to store the base where that is not the method's own choice.
 
     Returns:
@@ -166,12 +169,16 @@ def load_base(
         "revision": base.revision or "main",
         "trust_remote_code": base.trust_remote_code,
         "dtype": _choose_dtype(base, method, dtype),
+        # An adapter names its base, so the base is a stranger's too: never a pickle.
+        "use_safetensors": True,
     }
     recipe = quantization or method.quantization()
     if device_map is not None:
         kwargs["device_map"] = device_map
     if token is not None:
         kwargs["token"] = token
+    if offline == "on":
+        kwargs["local_files_only"] = True
     if recipe is not None:
         kwargs["quantization_config"] = bitsandbytes_config(
             recipe,
@@ -185,6 +192,10 @@ def load_base(
 
 
 def _from_pretrained(base: Base, task_type: str, kwargs: dict[str, Any]) -> tuple[nn.Module, tuple[str, ...]]:
+    named = getattr(base.config, "transformers_weights", None)
+    if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
+        # transformers lets a configuration name the file, and a pickle called adapter_model.bin pass.
+        raise _only_a_pickle(base.name, f"its configuration names {named!r}")
     if base.new_head:
         # The user asked for a head of another size; the one in the checkpoint cannot be meant.
         kwargs = {**kwargs, "ignore_mismatched_sizes": True}
@@ -192,12 +203,24 @@ def _from_pretrained(base: Base, task_type: str, kwargs: dict[str, Any]) -> tupl
         model, info = auto_class(task_type).from_pretrained(base.name, output_loading_info=True, **kwargs)  # type: ignore[attr-defined]
     except (OSError, ValueError, RuntimeError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if re.search(r"(no|have a) file named model\.safetensors", first_line):
+            raise _only_a_pickle(base.name, "there is no model.safetensors") from error
         raise BaseModelError(
             f"The base {base.name!r} cannot be loaded as a {task_type} model: {first_line}",
             fix="Check that its folder is complete, or pass another task_type.",
         ) from error
     mismatched = (key if isinstance(key, str) else key[0] for key in info.get("mismatched_keys", ()))
     return model, tuple(sorted({*info["missing_keys"], *mismatched}))
+
+
+def _only_a_pickle(name: str, why: str) -> BaseModelError:
+    return BaseModelError(
+        f"The base {name!r} holds no weights as safetensors ({why}); a .bin file is a pickle, which can run code when"
+        " it is read, and is never read here.",
+        fix="If you trust it, convert it: model = AutoModel.from_pretrained(base) of transformers with the class that"
+        " it is for, then model.save_pretrained(folder), and pass that folder as the base;"
+        " https://huggingface.co/spaces/safetensors/convert does it for a repo.",
+    )
 
 
 def _modules_to_keep(base: Base, task_type: str, kwargs: dict[str, Any]) -> list[str]:
