@@ -12,6 +12,7 @@ Without a network the commit is the one that the cache knows for the revision, a
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from dataclasses import dataclass, replace
@@ -111,6 +112,7 @@ def load_from_hub(
     endpoint: str | None = None,
     offline: Offline = "auto",
     cache_dir: str | Path | None = None,
+    base_token: str | None = None,
     **load: Any,
 ) -> nn.Module:
     """Pull an adapter and load it with its base.
@@ -119,7 +121,8 @@ def load_from_hub(
 
     Args:
         repo_id, revision, token, endpoint, offline, cache_dir: As for :func:`pull_adapter`. ``token`` also opens a
-            private base.
+            private base if that is asked for at the same Hub. ``offline="on"`` goes for the base too.
+        base_token: Access token for a private base.
         load: As for ``hfplug.load_adapter``: ``base``, ``dtype``, ``device``, ``verify``, …
 
     Returns:
@@ -132,7 +135,18 @@ def load_from_hub(
 
     places: dict[str, Any] = {"token": token, "endpoint": endpoint, "offline": offline, "cache_dir": cache_dir}
     pulled = pull_adapter(repo_id, revision=revision, **places)
-    return load_adapter(pulled.adapter.path, token=token, **load)
+    own = _token_of_base(token, endpoint) if base_token is None else base_token
+    return load_adapter(pulled.adapter.path, token=own, offline=offline, **load)
+
+
+def _token_of_base(token: str | None, endpoint: str | None) -> str | None:
+    """The token, but only for the Hub that it was given for: transformers asks its own one for the base."""
+    from huggingface_hub import constants
+
+    if not token or connect_to(endpoint, token).endpoint == constants.ENDPOINT.rstrip("/"):
+        return token
+    logger.info("The token is for %s; pass base_token if the base at %s needs one.", endpoint, constants.ENDPOINT)
+    return None
 
 
 def parse_address(address: str | Path, revision: str | None = None) -> tuple[str | None, str | None]:
@@ -250,13 +264,26 @@ def _wanted_files(names: set[str], repo_id: str) -> list[str]:
 
 
 def _check_sum(file: Path, entry: Any) -> None:
-    """Compare a large file with the Hub's own sum, also one that was in the cache before."""
+    """Compare a file with the Hub's own sum, also one that was in the cache before.
+
+    Of a large file the Hub says the SHA-256, of a small one the name that git gives it.
+    """
     expected = (entry.lfs or {}).get("sha256") if isinstance(entry.lfs, dict) else getattr(entry.lfs, "sha256", None)
-    if expected and file_sha256(file) != expected:
+    if expected:
+        is_same = file_sha256(file) == expected
+    else:
+        named = str(entry.blob_id or "")
+        is_same = not _COMMIT.fullmatch(named) or _git_name(file.read_bytes()) == named
+    if not is_same:
         raise AdapterError(
             f"{file} is not what the Hub holds: it was damaged on the way, or in the cache.",
             fix=f"Delete {file.resolve()} and pull again.",
         )
+
+
+def _git_name(data: bytes) -> str:
+    """The name of a blob in git: SHA-1 of a heading and the bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _with_cached(error: HubError, cache: _Cache, revision: str | None) -> HubError:
@@ -366,5 +393,7 @@ def _copy(adapter: AdapterDir, out: str | Path) -> AdapterDir:
     place = Path(out).expanduser()
     if place.resolve() == adapter.path.resolve():
         return adapter
-    card = adapter.path / "README.md"
-    return AdapterDir.write(place, source=adapter.path, card=card.read_text("utf-8") if card.is_file() else None)
+    file = adapter.path / "README.md"
+    # Whoever wrote it may have written it in anything.
+    card = file.read_text("utf-8", errors="replace") if file.is_file() else None
+    return AdapterDir.write(place, source=adapter.path, card=card)
