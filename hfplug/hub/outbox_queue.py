@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -25,11 +26,12 @@ from filelock import FileLock, Timeout
 
 from hfplug.adapters import atomic
 from hfplug.adapters.record import scrub, utc_now
-from hfplug.errors import OutboxError
+from hfplug.errors import AdapterError, OutboxError
 from hfplug.hub.outbox_entry import FILES, Entry, Policy, sum_files
 
 _NUMBER = re.compile(r"\d{6,}")
 _PUT_SECONDS = 30.0
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class BusyError(Exception):
@@ -70,6 +72,7 @@ class Queue:
 
         Raises:
             OutboxError: The disk is full, or the outbox cannot be written.
+            AdapterError: ``fill`` cannot read what is to be pushed: it is gone, say.
         """
         with self._usable():
             self._make_folder()
@@ -77,7 +80,7 @@ class Queue:
             try:
                 files = building / FILES
                 files.mkdir()
-                with atomic.flushed_later():
+                with atomic.flushed_later(), self._readable():
                     fill(files)
                 entry = Entry(
                     folder=building,
@@ -254,6 +257,25 @@ class Queue:
             raise OutboxError(f"Another process has been writing to {self.folder} for {_PUT_SECONDS:.0f} s.") from error
         except OSError as error:
             raise unreadable(self.folder, error) from error
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Tell what is wrong with the source of an entry from what is wrong with the outbox."""
+        try:
+            yield
+        except (OSError, AdapterError) as raised:
+            error = raised.__cause__ if isinstance(raised, AdapterError) else raised
+            if not isinstance(error, OSError):
+                raise
+            paths = [Path(os.fsdecode(p)) for p in (error.filename, error.filename2) if isinstance(p, (str, bytes))]
+            outbox = self.folder.resolve()
+            # A write that fails for want of room names no file.
+            if any(outbox in path.resolve().parents for path in paths) or (not paths and error.errno in _NO_ROOM):
+                raise error from None
+            if isinstance(raised, AdapterError):
+                raise
+            what = f"{paths[0]} cannot be read" if paths else "What is to be pushed cannot be read"
+            raise AdapterError(f"{what}: {error.strerror or error}.", fix="Is it still there?") from error
 
     def _next_number(self) -> int:
         folders = [*_numbered(self.folder), *_numbered(self.folder / "aside")]

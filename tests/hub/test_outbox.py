@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hfplug.errors import OutboxError
+from hfplug.adapters.files import copy_file
+from hfplug.errors import AdapterError, OutboxError
 from hfplug.hub.outbox import Outbox, default_root
 from hfplug.hub.outbox_entry import Entry
 from hfplug.hub.outbox_queue import BusyError, Queue
@@ -121,6 +123,31 @@ def test_a_full_disk_is_an_outbox_error_and_leaves_nothing(queue):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert queue.entries() == []
     assert [path for path in queue.folder.rglob("*") if path.stat().st_size > 2000] == []
+
+
+def test_a_source_that_is_gone_is_not_taken_for_a_full_outbox(queue, tmp_path):
+    gone = tmp_path / "checkpoint-1" / "adapter_model.safetensors"
+    with pytest.raises(AdapterError, match="checkpoint-1.*cannot be read") as caught:
+        queue.put(lambda files: shutil.copy(gone, files), message="x")
+    assert "room" not in str(caught.value) and queue.entries() == []
+    assert sorted(path.name for path in queue.folder.iterdir()) == ["queue.json"]
+
+
+def test_an_entry_that_cannot_be_written_is_the_outboxs_own_error(queue, tmp_path):
+    (tmp_path / "a").write_text("a")
+    with pytest.raises(OutboxError, match="HFPLUG_OUTBOX"):
+        queue.put(lambda files: shutil.copy(tmp_path / "a", files / "no" / "such" / "folder"), message="x")
+
+
+def test_a_disk_that_is_full_while_a_file_is_copied_is_the_outboxs_own_error(queue, tmp_path):
+    (tmp_path / "weights").write_bytes(b"x" * 10_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OutboxError, match="Make room"):
+            queue.put(lambda files: copy_file(tmp_path / "weights", files / "weights"), message="x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_an_outbox_that_cannot_be_written_is_an_outbox_error(tmp_path):
