@@ -239,7 +239,7 @@ class Queue:
     def _make_folder(self) -> None:
         # What is pushed to a private repo is nobody else's on this machine either.
         self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
         if not (self.folder / "queue.json").is_file():
             values = {"endpoint": self.endpoint, "repo_id": self.repo_id, "revision": self.revision}
             atomic.write_json(self.folder / "queue.json", values)

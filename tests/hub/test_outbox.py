@@ -353,6 +353,12 @@ def test_the_folder_of_the_outbox_is_its_owners_alone(queue):
     assert os.stat(queue.folder.parent).st_mode & 0o077 == 0
 
 
+def test_a_queue_is_its_owners_alone_also_in_a_folder_that_was_there_before(queue):
+    queue.folder.parent.mkdir(mode=0o755)
+    put(queue, "one")
+    assert os.stat(queue.folder).st_mode & 0o077 == 0
+
+
 def test_entry_json_is_plain_and_holds_no_path_of_this_machine(queue, tmp_path):
     text = (put(queue, "one").folder / "entry.json").read_text()
     assert str(tmp_path) not in text and json.loads(text)["policy"] == "every"
