@@ -111,7 +111,7 @@ def _drop(outbox: Outbox, name: str, *, ask: bool) -> int:
         with queue.delivering():
             if not entry.folder.is_dir():
                 raise OutboxError(f"{entry.name} has been delivered in the meantime.")
-            place = queue.put_aside(entry, "Dropped by hand.")
+            place = queue.put_aside(entry, "Dropped by hand.", outcome="dropped")
     except BusyError:
         raise OutboxError(f"{queue.repo_id} is being delivered just now.", fix="Try again in a moment.") from None
     print(f"Moved to {place}")

@@ -18,7 +18,19 @@ from hfplug.adapters.record import scrub
 Policy = Literal["every", "newest"]
 ENTRY, FILES = "entry.json", "files"
 # What never changes once the entry is there. The rest is what happened to it since.
-_FIXED = ("id", "endpoint", "repo_id", "revision", "private", "message", "policy", "created", "files")
+_FIXED = (
+    "id",
+    "endpoint",
+    "repo_id",
+    "revision",
+    "private",
+    "message",
+    "policy",
+    "created",
+    "files",
+    "checkpoint",
+    "source",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +46,8 @@ class Entry:
         policy: ``"every"``: it has to arrive. ``"newest"``: it gives way to a later one.
         created: When it was put in, in UTC, ISO 8601.
         files: Path inside ``files/`` to ``{"sha256", "size"}``.
+        checkpoint: Name of the checkpoint that it was made from; None if it was none.
+        source: Name of each file of weights there to its sha256. Those pushed are others if their dtype is.
         attempts: How often it was tried to deliver it.
         error: Why the last attempt failed; None if there was none.
         replaces: How many older entries gave way to this one.
@@ -50,6 +64,8 @@ class Entry:
     policy: Policy = "every"
     created: str = ""
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    checkpoint: str | None = None
+    source: Mapping[str, str] = field(default_factory=dict, repr=False)
     attempts: int = 0
     error: str | None = None
     replaces: int = 0

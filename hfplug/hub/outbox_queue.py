@@ -17,10 +17,10 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -61,6 +61,8 @@ class Queue:
         message: str,
         policy: Policy = "every",
         private: str | None = None,
+        checkpoint: str | None = None,
+        source: Mapping[str, str] | None = None,
     ) -> Entry:
         """Put a push into the queue. When this returns, the entry is whole and flushed to the disk.
 
@@ -69,6 +71,8 @@ class Queue:
             message: First line of the commit.
             policy: ``"newest"``: older entries of that kind, not delivered yet, give way to this one.
             private: ``"on"`` or ``"off"`` for a repo that has to be made.
+            checkpoint: Name of the checkpoint that it is made from, for :meth:`took`.
+            source: Name of each file of weights there to its sha256.
 
         Raises:
             OutboxError: The disk is full, or the outbox cannot be written.
@@ -93,6 +97,8 @@ class Queue:
                     policy=policy,
                     created=utc_now(),
                     files=sum_files(files),
+                    checkpoint=checkpoint,
+                    source=dict(source or {}),
                 )
                 entry.write(building)
                 atomic.sync_tree(files)
@@ -108,15 +114,20 @@ class Queue:
                 self.drop_replaced()
         return Entry.open(place)
 
-    def holds(self, sha256: str) -> bool:
-        """Whether a file of this sum waits here, or was delivered from here."""
-        waiting = (entry.files for entry in self.entries())
-        gone = (line.get("files") or {} for line in self.history())
-        return any(
-            sha256 == (item["sha256"] if isinstance(item, dict) else item)
-            for files in itertools.chain(waiting, gone)
-            for item in files.values()
-        )
+    def took(self, checkpoint: str, source: Mapping[str, str]) -> bool:
+        """Whether a checkpoint with these very weights waits here, or has left here as it was meant to.
+
+        Args:
+            checkpoint: Its name.
+            source: Name of each file of its weights to its sha256.
+        """
+        waiting = [(entry.checkpoint, entry.source) for entry in self.entries()]
+        # One that was damaged on this disk has not left as it was meant to.
+        gone = [line for line in self.history() if line.get("outcome") in ("delivered", "replaced", "dropped")]
+        return (checkpoint, dict(source)) in [
+            *waiting,
+            *((line.get("checkpoint"), line.get("source")) for line in gone),
+        ]
 
     # ------------------------------------------------------------------------------------------------ looking
 
@@ -210,12 +221,13 @@ class Queue:
             self._remove(entry)
         return count
 
-    def put_aside(self, entry: Entry, reason: str) -> Path:
+    def put_aside(self, entry: Entry, reason: str, *, outcome: Literal["set aside", "dropped"] = "set aside") -> Path:
         """Move an entry out of the queue. It is neither sent nor deleted.
 
         Args:
             entry: A damaged one, or one that a person does not want sent.
             reason: What is written beside it.
+            outcome: ``"dropped"`` if a person does not want it sent.
 
         Returns:
             Where it is now.
@@ -231,7 +243,7 @@ class Queue:
         atomic.sync_folder(aside)
         atomic.sync_folder(self.folder)
         atomic.write_text(place / "why.txt", scrub(reason) + "\n")
-        self._note(entry, outcome="set aside", reason=scrub(reason))
+        self._note(entry, outcome=outcome, reason=scrub(reason))
         return place
 
     # ------------------------------------------------------------------------------------------------ inside
@@ -288,6 +300,7 @@ class Queue:
         files = {name: item["sha256"] for name, item in entry.files.items()}
         line = {"entry": entry.folder.name, "id": entry.id, **values}
         line |= {"message": entry.message, "created": entry.created, "time": utc_now(), "files": files}
+        line |= {"checkpoint": entry.checkpoint, "source": dict(entry.source)}
         with open(self.folder / "delivered.jsonl", "ab+") as file:
             start = b""
             if file.seek(0, os.SEEK_END):

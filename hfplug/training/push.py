@@ -145,7 +145,7 @@ class HubPushCallback(TrainerCallback):
         with self._safely("look at the tokenizer and the checkpoint that this run goes on from"):
             # Before the first step: it may read the base's tokenizer from a Hub.
             self._own_tokenizer = not _is_the_bases(model, kwargs.get("processing_class"), self.exporter.lock)
-            if state.global_step and self.push_when == "save":
+            if state.global_step and self.push_when != "end":
                 self._put_again(args, state, model)
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -188,7 +188,7 @@ class HubPushCallback(TrainerCallback):
             for folder in (scratch, files.parent / "weights"):
                 shutil.rmtree(folder, ignore_errors=True)
 
-        self._put(f"{checkpoint.name}", fill)
+        self._put(checkpoint.name, fill, checkpoint=checkpoint.name, source=adapter_source(model, checkpoint))
 
     def _pack(self, adapter: AdapterDir, files: Path) -> None:
         parcel = pack(adapter, files, repo_id=self.push_to, token=self._token, **self.contents)
@@ -197,11 +197,18 @@ class HubPushCallback(TrainerCallback):
                 self._said.add(note)
                 logger.warning("%s", _one_line(note))
 
-    def _put(self, message: str, fill: Any) -> None:
+    def _put(self, message: str, fill: Any, *, checkpoint: str | None = None, source: Path | None = None) -> None:
         if self._queue is None:
             return
         self._not_put += 1
-        self._queue.put(fill, message=message, policy=self.push_policy, private=self.private)
+        self._queue.put(
+            fill,
+            message=message,
+            policy=self.push_policy,
+            private=self.private,
+            checkpoint=checkpoint,
+            source=None if source is None else _sums(source),
+        )
         self._not_put -= 1
         if self._delivery is not None:
             self._delivery.wake()
@@ -210,10 +217,9 @@ class HubPushCallback(TrainerCallback):
         """Put in the checkpoint that the run goes on from, if the run was killed before it could."""
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         source = adapter_source(model, checkpoint)
-        if source is None or self._queue is None:
+        if source is None or self._queue is None or (self.push_when == "best" and not _is_best(state, checkpoint)):
             return
-        weights = AdapterDir.open(source).weights
-        if self.contents["dtype"] is None and not self._queue.holds(file_sha256(weights[0])):
+        if not self._queue.took(checkpoint.name, _sums(source)):
             self._put_checkpoint(args, state, model, checkpoint)
 
     @contextlib.contextmanager
@@ -302,6 +308,11 @@ def record_so_far(model: Any, args: Any, state: Any, *, exporter: ExporterCallba
     return dataclasses.replace(
         record, best_checkpoint=checkpoint.name, best_value=value, best_metric=metric if value is not None else None
     )
+
+
+def _sums(source: Path) -> dict[str, str]:
+    """Name of each file of weights in a checkpoint to its sha256."""
+    return {file.name: file_sha256(file) for file in AdapterDir.open(source).weights}
 
 
 def _is_best(state: Any, checkpoint: Path) -> bool:

@@ -216,7 +216,32 @@ def test_a_delivered_entry_leaves_a_line_that_says_which_commit_holds_it(queue):
     queue.delivered(put(queue, "one"), commit="abc", url="https://hub.example/abc")
     (line,) = queue.history()
     assert (line["outcome"], line["commit"], line["message"]) == ("delivered", "abc", "one")
-    assert queue.entries() == [] and queue.holds(line["files"]["README.md"])
+    assert queue.entries() == [] and set(line["files"]) == {"README.md", "adapter_model.safetensors"}
+
+
+def test_a_checkpoint_counts_as_taken_by_its_name_and_all_of_its_weights_until_it_is_damaged(queue):
+    shards = {"model-1.safetensors": "a" * 64, "model-2.safetensors": "b" * 64}
+
+    def put_checkpoint() -> Entry:
+        return queue.put(
+            lambda files: (files / "w").write_text("w"), message="x", checkpoint="checkpoint-1", source=shards
+        )
+
+    assert not queue.took("checkpoint-1", shards)
+    entry = put_checkpoint()
+    assert queue.took("checkpoint-1", shards) and not queue.took("checkpoint-2", shards)
+    assert not queue.took("checkpoint-1", {**shards, "model-2.safetensors": "c" * 64})
+    queue.put_aside(entry, "it was damaged")
+    assert not queue.took("checkpoint-1", shards)
+    queue.put_aside(put_checkpoint(), "by hand", outcome="dropped")
+    assert queue.took("checkpoint-1", shards)
+    assert not queue.took("checkpoint-1", {**shards, "model-2.safetensors": "c" * 64})
+    queue.delivered(
+        queue.put(lambda files: (files / "w").write_text("w"), message="x", checkpoint="checkpoint-3", source=shards),
+        commit="c",
+        url=None,
+    )
+    assert queue.took("checkpoint-3", shards)
 
 
 def test_an_entry_whose_line_was_written_before_a_kill_is_not_sent_again(queue):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import random
@@ -251,18 +252,49 @@ def test_a_resumed_run_goes_on_where_the_first_one_stopped(hub, tmp_path):
     assert sent == first.saved + second.saved
 
 
-def test_a_checkpoint_that_a_killed_run_could_not_put_in_is_put_in_when_it_is_resumed(hub, tmp_path):
-    class Killed(TrainerCallback):
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 2:
-                raise KeyboardInterrupt
+class KilledBeforeThePush(TrainerCallback):
+    """Ends the run after checkpoint 2 is on the disk and before it is in the outbox."""
 
-    trainer = make_trainer(tmp_path / "run", watcher=Killed())
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+
+BEST = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "metric_for_best_model": "loss"}
+
+
+@pytest.mark.parametrize(
+    ("push", "more"),
+    [({}, {}), ({"dtype": "bfloat16"}, {}), ({"push_when": "best"}, BEST)],
+    ids=["as it is", "another dtype", "best"],
+)
+def test_a_checkpoint_that_a_killed_run_could_not_put_in_is_put_in_when_it_is_resumed(hub, tmp_path, push, more):
     with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    make_trainer(tmp_path / "run").train(resume_from_checkpoint=True)
+        make_trainer(tmp_path / "run", steps=3, watcher=KilledBeforeThePush(), push=push, **more).train()
+    make_trainer(tmp_path / "run", steps=3, push=push, **more).train(resume_from_checkpoint=True)
     titles = [title for _, title in commits(hub) if title.startswith("checkpoint")]
-    assert titles == [f"checkpoint-{n}" for n in (1, 2, 3, 4)]
+    assert titles == [f"checkpoint-{n}" for n in (1, 2, 3)]
+    # What has arrived is not put in again.
+    make_trainer(tmp_path / "run", steps=3, push=push, **more).train(resume_from_checkpoint=True)
+    found = [title for _, title in commits(hub) if title.startswith("checkpoint")]
+    assert found[:3] == titles and len(set(found)) == len(found)
+
+
+def test_a_sharded_checkpoint_whose_first_shard_is_an_earlier_ones_is_put_in_when_it_is_resumed(hub, tmp_path):
+    def sharded() -> Any:
+        model = tiny_model()
+        # The same in every checkpoint: a first shard of the same bytes.
+        model.lm_head.weight.requires_grad_(False)
+        model.model.embed_tokens.weight.requires_grad_(False)
+        model.save_pretrained = functools.partial(model.save_pretrained, max_shard_size="1KB")
+        return model
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path / "run", steps=2, model=sharded(), watcher=KilledBeforeThePush()).train()
+    one, two = (sorted((tmp_path / "run" / f"checkpoint-{n}").glob("model-*")) for n in (1, 2))
+    assert len(two) > 1 and one[0].read_bytes() == two[0].read_bytes()
+    make_trainer(tmp_path / "run", steps=2, model=sharded()).train(resume_from_checkpoint=True)
+    assert "checkpoint-2" in [title for _, title in commits(hub)]
 
 
 def test_an_interrupted_run_leaves_what_was_not_sent_in_the_outbox(hub, tmp_path, caplog):
