@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serve = actions.add_parser("serve", help="serve a folder until interrupted")
     add_flag(serve, "port", type=int, default=8787, help="0 for a free one (default: 8787)")
     add_flag(serve, "host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
-    token = actions.add_parser(
-        "token", help="let another user in (make a token, print it once), or none of a user's tokens any more"
-    )
+    token = actions.add_parser("token", help="make a token for another user, print it once; or --revoke")
     export = actions.add_parser("export", help="write a repo with its history into a folder")
     export.add_argument("repo", metavar="REPO", help="owner/name")
     export.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
@@ -106,7 +104,7 @@ def _make_token(parsed: argparse.Namespace) -> int:
         from hfplug.hub.server.access import revoke_tokens
 
         count = revoke_tokens(parsed.root, parsed.revoke)
-        print(f"{count} token{'s' if count > 1 else ''} of {parsed.revoke} let nobody in any more, from now on.")
+        print(f"Tokens of {parsed.revoke} that let nobody in from now on: {count}. What was pushed with them stays.")
         return 0
     _add_token(parsed, _given_token(parsed))
     print("It is good from now on, also for a Hub that is running.")
