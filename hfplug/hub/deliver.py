@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import shlex
 import threading
@@ -266,11 +267,10 @@ def flush_outbox(
 
 def hub_address(endpoint: str | None = None) -> str:
     """Address of the Hub: the one given, else that of the environment."""
-    if endpoint:
-        return endpoint.rstrip("/")
-    from hfplug.hub.client import connect
+    from huggingface_hub import constants
 
-    return connect().endpoint
+    # Without a client: a token that cannot be one is found when something is sent, and not here.
+    return str(endpoint or os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
 def count_pushes(number: int) -> str:

@@ -23,7 +23,7 @@ from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.files import file_sha256
 from hfplug.adapters.lock import Lock
 from hfplug.adapters.record import Record, scrub
-from hfplug.errors import TrainingError, did_you_mean
+from hfplug.errors import OutboxError, TrainingError, did_you_mean
 from hfplug.hub.deliver import (
     BackgroundDelivery,
     Pace,
@@ -124,8 +124,13 @@ class HubPushCallback(TrainerCallback):
                 "push_when='best' needs to know what is best.",
                 fix="Pass metric_for_best_model='loss', say, with eval_strategy and save_strategy alike.",
             )
+        try:
+            queue = self.outbox.queue(self.push_to, endpoint=hub_address(self.endpoint), revision=self.revision)
+        except OutboxError as error:
+            raise TrainingError(error.message, fix=error.fix) from None
         if not state.is_world_process_zero:
             return
+        self._queue = queue
         if getattr(args, "push_to_hub", False):
             logger.warning(
                 "push_to_hub=True: Trainer's own push sends training_args.bin, a pickle that can hold hub_token in "
@@ -134,12 +139,11 @@ class HubPushCallback(TrainerCallback):
             )
         self._token, self._not_put = getattr(args, "hub_token", None), 0
         with self._safely("start to push"):
-            self._queue = self.outbox.queue(self.push_to, endpoint=hub_address(self.endpoint), revision=self.revision)
             if self._delivery is not None:  # of a run that was interrupted, in a notebook
                 self._delivery.stop()
             pace = self.pace or Pace()
             send = make_sender(self._token, timeout=pace.timeout)
-            self._delivery = BackgroundDelivery(self._queue, send=send, pace=pace, say=self._say_why_not)
+            self._delivery = BackgroundDelivery(queue, send=send, pace=pace, say=self._say_why_not)
             self._delivery.start()
             atexit.register(self._say_what_waits)
         with self._safely("look at the tokenizer and the checkpoint that this run goes on from"):

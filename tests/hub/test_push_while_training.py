@@ -485,6 +485,25 @@ def test_best_without_a_metric_is_refused_before_the_first_step(hub, tmp_path):
     assert trainer.state.global_step == 0
 
 
+@pytest.mark.parametrize("place", ["argument", "environment"])
+def test_a_password_in_the_address_is_refused_before_the_first_step_and_not_shown(tmp_path, caplog, monkeypatch, place):
+    address = "http://alice:my-own-secret@127.0.0.1:1"
+    if place == "environment":
+        monkeypatch.setenv("HF_ENDPOINT", address)
+    trainer = make_trainer(tmp_path / "run", push={"endpoint": address} if place == "argument" else {})
+    with pytest.raises(hfplug.TrainingError, match="HF_TOKEN") as caught:
+        trainer.train()
+    assert trainer.state.global_step == 0 and "my-own-secret" not in str(caught.value) + caplog.text
+
+
+def test_a_token_that_cannot_be_one_does_not_keep_checkpoints_out_of_the_outbox(hub, tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_\u2026")
+    make_trainer(tmp_path / "run", steps=1).train()
+    assert "2 pushes to alice/tiny still in the outbox" in warnings(caplog)[-1]
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert flush_outbox(pace=QUICK).delivered == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
