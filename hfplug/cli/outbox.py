@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="?", choices=("list", "flush", "drop"), default="list")
     parser.add_argument("entry", nargs="?", metavar="ENTRY", help="for drop: its number, as the list shows it")
     add_flag(parser, "repo", help="only pushes to this repo")
-    add_flag(parser, "timeout", type=float, default=600.0, help="seconds to go on trying (default: 600)")
+    add_flag(parser, "timeout", type=float, help="for flush: seconds to go on trying (default: 600)")
     add_flag(parser, "yes", action="store_true", help="for drop: do not ask")
 
 
@@ -40,12 +40,25 @@ def run(parsed: argparse.Namespace) -> int:
 
     if (parsed.entry is None) == (parsed.action == "drop"):
         raise UsageError("'drop' takes one ENTRY, the others take none.", fix="Type: hfplug outbox drop 000012, say")
+    _refuse_flags_without_effect(parsed)
     outbox = Outbox()
     if parsed.action == "flush":
         return _flush(outbox, parsed.repo, parsed.timeout)
     if parsed.action == "drop":
-        return _drop(outbox, parsed.entry, ask=not parsed.yes)
+        return _drop(outbox, parsed.entry, parsed.repo, ask=not parsed.yes)
     return _list(outbox, parsed.repo)
+
+
+def _refuse_flags_without_effect(parsed: argparse.Namespace) -> None:
+    for flag, given, action in (
+        ("--timeout", parsed.timeout is not None, "flush"),
+        ("--yes", parsed.yes, "drop"),
+    ):
+        if given and parsed.action != action:
+            raise UsageError(f"{flag} is for '{action}', not for '{parsed.action}'.", fix=f"Leave {flag} out.")
+    # Also what is no number at all: every comparison with it is false.
+    if parsed.timeout is not None and not parsed.timeout >= 0:
+        raise UsageError(f"--timeout must be at least 0 seconds, not {parsed.timeout:g}.", fix="Type: --timeout 60")
 
 
 def _list(outbox: Outbox, repo: str | None) -> int:
@@ -70,12 +83,12 @@ def _list(outbox: Outbox, repo: str | None) -> int:
     return 0
 
 
-def _flush(outbox: Outbox, repo: str | None, seconds: float) -> int:
-    from hfplug.hub.deliver import count_pushes, flush_command, flush_outbox
+def _flush(outbox: Outbox, repo: str | None, seconds: float | None) -> int:
+    from hfplug.hub.deliver import FLUSH_SECONDS, count_pushes, flush_command, flush_outbox
 
     # Each arrival and each wait is a line: uploads take long, and a Hub that is away takes longer.
     logging.getLogger("hfplug.hub.deliver").setLevel(logging.INFO)
-    result = flush_outbox(outbox, repo_id=repo, seconds=seconds)
+    result = flush_outbox(outbox, repo_id=repo, seconds=FLUSH_SECONDS if seconds is None else seconds)
     print(f"{result.delivered} delivered, {len(result.remaining)} still waiting.")
     if result.damaged:
         places = ", ".join(map(str, result.damaged))
@@ -96,8 +109,8 @@ def _flush(outbox: Outbox, repo: str | None, seconds: float) -> int:
     raise OutboxError(f"{count_pushes(len(result.remaining))} still in {outbox.root}.{why}", fix="Then flush again.")
 
 
-def _drop(outbox: Outbox, name: str, *, ask: bool) -> int:
-    queue, entry = outbox.find(name)
+def _drop(outbox: Outbox, name: str, repo: str | None, *, ask: bool) -> int:
+    queue, entry = outbox.find(name, repo_id=repo)
     print(f"{entry.name}: {entry.message or entry.damage}, {_size(entry.size)}, to {queue.repo_id}")
     if ask:
         if not sys.stdin.isatty():

@@ -65,20 +65,26 @@ class Outbox:
         """Every queue that was ever put into, in the order of their names."""
         return list(self._queues())
 
-    def find(self, name: str) -> tuple[Queue, Entry]:
-        """The waiting entry called ``QUEUE/NUMBER``, as the list shows it.
+    def find(self, name: str, *, repo_id: str | None = None) -> tuple[Queue, Entry]:
+        """The waiting entry called ``QUEUE/NUMBER``, as the list shows it, or ``NUMBER`` where that is enough.
+
+        Args:
+            name: What it is called.
+            repo_id: Only among what goes to this repo.
 
         Raises:
             OutboxError: There is none, or the number alone fits several.
         """
-        waiting = {entry.name: (queue, entry) for queue in self._queues() for entry in queue.entries()}
+        queues = [queue for queue in self._queues() if repo_id in (None, queue.repo_id)]
+        waiting = {entry.name: (queue, entry) for queue in queues for entry in queue.entries()}
         found = [key for key in waiting if key == name or key.rpartition("/")[2] == name]
         if len(found) == 1:
             return waiting[found[0]]
         if found:
             raise OutboxError(f"{name} is in {len(found)} queues.", fix=f"Type one of: {', '.join(found)}")
         fix = did_you_mean(name, waiting) or "Type: hfplug outbox"
-        raise OutboxError(f"Nothing called {name!r} waits in {self.root}.", fix=fix)
+        where = f"for {repo_id} in {self.root}" if repo_id else f"in {self.root}"
+        raise OutboxError(f"Nothing called {name!r} waits {where}.", fix=fix)
 
     def _queues(self) -> Iterator[Queue]:
         try:

@@ -261,8 +261,33 @@ def test_drop_moves_an_entry_aside_and_only_when_told_to(put, capsys, hub):
     assert main(["outbox", "flush"]) == 0 and history(hub) == sums([two])
 
 
-@pytest.mark.parametrize("words", [["drop"], ["flush", "000001"], ["drop", "000009", "--yes"], ["drip"]])
+def test_drop_looks_only_among_what_goes_to_the_repo_that_is_named(put, capsys):
+    put("one", repo="alice/other")
+    put("one", repo=REPO)
+    assert main(["outbox", "drop", "000001", "--yes"]) == 2 and "is in 2 queues" in capsys.readouterr().err
+    assert main(["outbox", "drop", "000001", "--repo", "alice/third", "--yes"]) == 2
+    assert "waits for alice/third" in capsys.readouterr().err
+    assert main(["outbox", "drop", "000001", "--repo", REPO, "--yes"]) == 0
+    assert [(q.repo_id, len(q.entries())) for q in Outbox().queues()] == [(REPO, 0), ("alice/other", 1)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["drop"],
+        ["flush", "000001"],
+        ["drop", "000009", "--yes"],
+        ["drip"],
+        ["list", "--yes"],
+        ["flush", "--yes"],
+        ["--timeout", "5"],
+        ["drop", "000001", "--yes", "--timeout", "5"],
+        ["flush", "--timeout", "nan"],
+        ["flush", "--timeout", "-1"],
+    ],
+)
 def test_what_cannot_be_meant_is_refused_on_one_line(put, capsys, words):
     put("one")
     assert main(["outbox", *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    assert len(Outbox().queues()[0].entries()) == 1
