@@ -100,7 +100,7 @@ def test_a_user_is_shut_out_of_a_running_hub(tmp_path, capsys):
         api = HfApi(endpoint=endpoint_in(text), token=token)
         assert api.whoami()["name"] == "bob"
         assert main(["hub", "token", "--root", str(root), "--revoke", "bob"]) == 0
-        assert "1 token of bob let nobody in" in capsys.readouterr().out
+        assert "Tokens of bob that let nobody in from now on: 1." in capsys.readouterr().out
         with pytest.raises(HfHubHTTPError, match="Invalid user token"):
             api.whoami()
 
