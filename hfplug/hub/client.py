@@ -24,12 +24,13 @@ import contextvars
 import os
 import re
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hfplug.adapters.record import hfplug_version
-from hfplug.errors import HfplugError, HubUnavailableError, UnsafeFileError
+from hfplug.errors import HfplugError, HubAccessError, HubUnavailableError, UnsafeFileError
 from hfplug.hub.answers import hub_error
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ TIMEOUT_SECONDS = 30.0
 # An upload may take longer, by its size over what a poor line still carries.
 SLOWEST_BYTES_PER_SECOND = 100_000
 _LEAVES_ITS_FOLDER = re.compile(r"[/\\]|\.\.")
+# What may stand in a header; anything else fails inside the HTTP client, in an error that quotes the token.
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 _OVERLOADED = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -130,11 +133,26 @@ def connect(endpoint: str | None = None, token: str | None = None, *, timeout: f
         endpoint: Address of the Hub; that of ``HF_ENDPOINT``, else https://huggingface.co, if not given.
         token: Access token; that of ``HF_TOKEN`` or ``hf auth login`` if not given.
         timeout: Seconds that one request may wait for an answer.
+
+    Raises:
+        HubAccessError: The token cannot be one, or the address holds a name or a password.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
 
     # huggingface_hub reads HF_ENDPOINT once, when it is first imported; here it counts as it is now.
     address = endpoint or os.environ.get("HF_ENDPOINT") or None
+    if address and "@" in urllib.parse.urlsplit(address).netloc:
+        raise HubAccessError(
+            "The address of the Hub holds a name or a password, which would be shown in messages and logs.",
+            fix="Set HF_ENDPOINT without it, and HF_TOKEN to the token.",
+        )
+    token = token.strip() if token else None
+    if (used := token or get_token()) and not _TOKEN.fullmatch(used):
+        raise HubAccessError(
+            f"The token {'that was given' if token else 'of HF_TOKEN'} cannot be one: it holds a space, a line end or"
+            " a letter outside ASCII.",
+            fix="Copy it again, with nothing before or after it.",
+        )
     api = HfApi(
         endpoint=address.rstrip("/") if address else None,
         token=token,

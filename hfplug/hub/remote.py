@@ -183,8 +183,15 @@ def find_pull_request(client: HubClient, repo_id: str, parcel_id: str) -> tuple[
     return None
 
 
-def takes_xet(client: HubClient, repo_id: str, branch: str) -> bool:
-    """Whether large files can go by Xet. The client never asks, and fails on a Hub without it."""
+def takes_xet(client: HubClient, repo_id: str, branch: str, *, create_pr: str = "off") -> bool:
+    """Whether large files can go by Xet. The client never asks, and fails on a Hub without it.
+
+    Args:
+        client: For the Hub.
+        repo_id: Where they would go.
+        branch: To which branch.
+        create_pr: ``"on"`` asks as who opens a pull request, and may not write to the branch.
+    """
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
     from huggingface_hub.utils._runtime import is_xet_available
 
@@ -192,7 +199,8 @@ def takes_xet(client: HubClient, repo_id: str, branch: str) -> bool:
         return False
     address = f"{client.endpoint}/api/models/{repo_id}/xet-write-token/{quote(branch, safe='')}"
     headers = build_hf_headers(token=client.token, library_name="hfplug")
-    response = client.call(lambda: get_session().get(address, headers=headers))
+    params = {"create_pr": "1"} if create_pr == "on" else None
+    response = client.call(lambda: get_session().get(address, headers=headers, params=params))
     if response.status_code == 404:
         return False
     hf_raise_for_status(response)

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfplug.adapters.files import WEIGHTS
 from hfplug.errors import HubConflictError, HubError, HubRejectedError
 from hfplug.hub.client import HubClient, translated
 from hfplug.hub.leaks import refuse_tokens, tokens_in_use
@@ -41,6 +40,7 @@ from hfplug.hub.remote import (
 MAIN = "main"
 # How often a head that keeps moving is worth another commit.
 _ROUNDS = 4
+_SMALL_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def send(
         raise HubRejectedError(f"{branch} is a commit; a push goes to a branch.", fix="Type: --revision NAME")
     order = _Order(client, parcel, repo_id, branch, create_pr, message, parcel_id or _identity(parcel))
     tokens = tokens_in_use(client.token)
+    refuse_tokens("The message", (message or "").encode(), tokens)
     for name in parcel.files:
         refuse_tokens(name, parcel.folder / name, tokens)
     with translated("push to", repo_id, client=client):
@@ -202,17 +203,22 @@ def _operations(order: _Order, plan: Plan) -> Iterator[list[Any]]:
     """What ``create_commit`` takes. A Hub without Xet gets large files as open files, which the client sends by LFS."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    large = [name for name in plan.add if name.endswith(Path(WEIGHTS["peft"]).suffix)]
-    by_lfs = large if large and not takes_xet(order.client, order.repo_id, order.branch) else []
+    # Which of them are large the Hub decides, by size, content and name: a tokenizer's files often are.
+    may_be_large = any(isinstance(content, Path) and not _is_small(content) for content in plan.add.values())
+    by_lfs = may_be_large and not takes_xet(order.client, order.repo_id, order.branch, create_pr=order.create_pr)
     with contextlib.ExitStack() as opened:
         adds = []
         for name, content in plan.add.items():
+            sent: Any = content
             if isinstance(content, Path):
-                sent: Any = opened.enter_context(open(content, "rb")) if name in by_lfs else str(content)
-            else:
-                sent = content
+                sent = opened.enter_context(open(content, "rb")) if by_lfs else str(content)
             adds.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=sent))
         yield [*adds, *(CommitOperationDelete(path_in_repo=name) for name in plan.delete)]
+
+
+def _is_small(file: Path) -> bool:
+    """Whether no Hub would take this file for a large one: a short text."""
+    return file.suffix in (".json", ".md", ".jinja", ".txt") and file.stat().st_size < _SMALL_BYTES
 
 
 def _identity(parcel: Parcel) -> str:

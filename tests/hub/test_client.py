@@ -138,6 +138,30 @@ def test_the_endpoint_is_that_of_the_environment_now(monkeypatch):
     assert connect("http://127.0.0.1:2").endpoint == "http://127.0.0.1:2"
 
 
+@pytest.mark.parametrize("token", ["\N{HORIZONTAL ELLIPSIS}", "correct-horse\nbattery", "two words"])
+def test_a_token_that_no_header_can_hold_is_refused_without_being_repeated(token):
+    with pytest.raises(HubAccessError, match="cannot be one") as caught:
+        connect("http://127.0.0.1:9", token)
+    assert token not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_so_is_one_of_the_environment(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "\N{HORIZONTAL ELLIPSIS}")
+    with pytest.raises(HubAccessError, match="The token of HF_TOKEN cannot be one"):
+        connect("http://127.0.0.1:9")
+
+
+def test_a_token_read_from_a_file_may_end_in_a_line_end():
+    assert connect("http://127.0.0.1:9", "correct-horse-battery\n").token == "correct-horse-battery"
+
+
+def test_an_address_with_a_password_is_refused_without_repeating_it(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://alice:s3cret@127.0.0.1:9")
+    with pytest.raises(HubAccessError, match="holds a name or a password") as caught:
+        connect()
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_token_is_not_shown():
     assert "secret-token" not in repr(connect("http://127.0.0.1:1", "secret-token"))
 

@@ -95,3 +95,33 @@ def test_a_failure_on_the_way_of_xet_passes(hub, tmp_path, kind, call):
     shown = push_in_a_process(hub, tmp_path)
     assert hub.faults.left == 0
     check(hub, tmp_path, shown)
+
+
+PULL_REQUEST = """
+import sys
+from hfplug import push_adapter
+
+print(push_adapter(sys.argv[1], "alice/x", create_pr="on", timeout=10).pull_request)
+"""
+
+
+def test_a_pull_request_to_somebody_elses_repo_goes_by_xet(hub, tmp_path):
+    """Whoever opens one may not write to the branch, so the token for Xet is asked for on behalf of it."""
+    push_in_a_process(hub, tmp_path)
+    make = [sys.executable, "-c", CHANGE, str(tmp_path / "adapter")]
+    subprocess.run(make, check=True, timeout=120)
+    words = [sys.executable, "-c", PULL_REQUEST, str(tmp_path / "adapter")]
+    environment = hub.environment(HF_TOKEN=hub.other_token)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["1"]
+    assert hub.faults.count("/xet-write-token/") and not hub.faults.count("objects/batch")
+
+
+CHANGE = """
+import sys
+import torch
+from safetensors.torch import save_file
+
+save_file({"layer.lora_A.weight": torch.full((300, 300), 2.0)}, sys.argv[1] + "/adapter_model.safetensors")
+"""

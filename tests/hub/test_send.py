@@ -323,3 +323,9 @@ def test_whatever_fails_the_next_attempt_makes_it_one_commit(hub, client, make_p
     assert hub.faults.left == 0
     sent = send(client, make_parcel(1.0, licence="apache-2.0"), REPO, message="second", parcel_id="x")
     assert commits(hub) == ["second", "first"] and sent.commit == hub.api.model_info(REPO).sha
+
+
+def test_a_token_in_the_message_is_refused(hub, client, make_parcel):
+    with pytest.raises(UnsafeFileError, match="The message holds what looks like an access token"):
+        send(client, make_parcel(), REPO, message="see hf_" + "Q" * 34)
+    assert not hub.api.repo_exists(REPO)
