@@ -45,6 +45,8 @@ def run(parsed: argparse.Namespace) -> int:
     shared = {name: getattr(parsed, name) for name in ("revision", "dtype", "licence", "base_id")}
     if parsed.dry_run:
         print(_show_preview(preview_push(parsed.folder, parsed.repo, **shared)))
+        for wish in _wishes(parsed):
+            print(wish)
         return 0
     sent = push_adapter(
         parsed.folder,
@@ -57,6 +59,17 @@ def run(parsed: argparse.Namespace) -> int:
     )
     print(_show_sent(sent))
     return 0
+
+
+def _wishes(parsed: argparse.Namespace) -> list[str]:
+    """What else a push with these flags would do, for a dry run."""
+    wishes = {
+        "The repo would be private, if it has to be made.": parsed.private,
+        "A pull request would be opened; the branch would stay as it is.": parsed.create_pr,
+        f"The commit would be called {parsed.message!r}.": parsed.message,
+        "It would be kept in your collection for its base.": parsed.collection,
+    }
+    return [wish for wish, wanted in wishes.items() if wanted]
 
 
 def _show_sent(sent: Sent) -> str:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from hfplug.errors import HubError
 from hfplug.hub.client import HubClient, translated
+from hfplug.hub.retry import retrying
 
 _LONGEST_TITLE = 60  # characters, the Hub's own limit
+_TRIES = 3
 
 
 def collection_title(base: str) -> str:
     """The title of the collection for a base, by which it is found again."""
     title = f"hfplug adapters of {base}"
-    return title if len(title) <= _LONGEST_TITLE else f"hfplug adapters of …{title[-(_LONGEST_TITLE - 20) :]}"
+    if len(title) <= _LONGEST_TITLE:
+        return title
+    # Two bases that differ where it is cut must not share one.
+    return f"{title[: _LONGEST_TITLE - 10]}… {hashlib.sha256(base.encode()).hexdigest()[:8]}"
 
 
 def keep_in_collection(client: HubClient, repo_id: str, base: str | None, *, private: str | None = None) -> str:
@@ -29,10 +36,16 @@ def keep_in_collection(client: HubClient, repo_id: str, base: str | None, *, pri
     """
     if base is None:
         return "No collection is kept, for the card names no base on the Hub."
-    try:
+    title = collection_title(base)
+
+    def keep() -> str:
         with translated("keep a collection", client=client):
-            slug = _find_or_make(client, repo_id.partition("/")[0], collection_title(base), private)
+            slug = _find_or_make(client, repo_id.partition("/")[0], title, private)
             client.call(client.api.add_collection_item, slug, repo_id, "model", exists_ok=True)
+        return slug
+
+    try:
+        slug = retrying(keep, tries=_TRIES)
     except HubError as error:
         return f"No collection is kept: {error}"
     return f"In the collection {client.endpoint}/collections/{slug}"

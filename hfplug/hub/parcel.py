@@ -42,7 +42,8 @@ from hfplug.hub.weights import check_dtype, convert
 _PLACES = re.compile(r"_?(base_model_)?(\w*_)?name_or_path|\w+_file|_commit_hash")
 # Lists of PEFT's that are sets: written in any order, pushed in one.
 _SETS = ("target_modules", "modules_to_save", "exclude_modules")
-_ABSOLUTE = re.compile(r"(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\)\S*")
+# A whole text that is a path: no line end in it, and no space right after the first slash, as in "/ 2".
+_ABSOLUTE = re.compile(r"(/|~|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\)(\S[^\n]*)?")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.lock import Lock
 from hfplug.adapters.record import Record
 from hfplug.errors import AdapterError, UnsafeFileError
-from hfplug.hub.parcel import FileSum, Parcel, pack
+from hfplug.hub.parcel import FileSum, Parcel, _without_places, pack
 
 TOKEN = "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7cF0iLxY"
 COMMIT = "a" * 40
@@ -277,3 +277,10 @@ def test_a_sum_is_of_the_bytes(checkpoint, pack_it):
     parcel = pack_it(checkpoint)
     data = (parcel.folder / "README.md").read_bytes()
     assert parcel.files["README.md"] == FileSum(hashlib.sha256(data).hexdigest(), len(data))
+
+
+def test_a_path_with_spaces_in_the_record_is_cut_to_its_last_part():
+    found = _without_places(
+        {"source": "/home/alice/My Documents/rows 1.jsonl", "note": "1 / 2", "text": "/\nnot a path"}
+    )
+    assert found == {"source": "rows 1.jsonl", "note": "1 / 2", "text": "/\nnot a path"}

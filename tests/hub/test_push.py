@@ -22,6 +22,7 @@ from hfplug.adapters.record import Record
 from hfplug.adapters.task import Task
 from hfplug.cli.main import main
 from hfplug.errors import HubAccessError, HubUnavailableError, UnsafeFileError
+from hfplug.hub.collections import collection_title
 from hfplug.hub.push import default_name, preview_push
 
 REPO = "alice/my-adapter"
@@ -322,6 +323,12 @@ def test_a_hub_that_stays_away_is_given_up_with_what_to_do(make_adapter):
 # ---------------------------------------------------------------------------------------------- collection
 
 
+def test_long_names_of_bases_are_told_apart_in_the_titles():
+    name = "a-name-that-is-longer-than-a-title-may-be-on-the-hub"
+    titles = [collection_title(f"{owner}/{name}") for owner in ("one", "two")]
+    assert titles[0] != titles[1] and max(map(len, titles)) <= 60
+
+
 def test_a_collection_holds_the_adapters_of_one_base(hub, push, make_adapter):
     adapter, _ = make_adapter()
     for name in ("alice/one", "alice/two", "alice/one"):
@@ -372,6 +379,11 @@ def test_a_dry_run_shows_everything_and_changes_nothing(at_hub, make_adapter, ca
         "6 files would change",
     ):
         assert part in out, out
+    main(
+        ["push", str(adapter.path), REPO, "--dry-run", "--private", "--create-pr", "--collection", "--message", "hello"]
+    )
+    out = capsys.readouterr().out
+    assert [part for part in ("private", "pull request", "collection", "'hello'") if part not in out] == []
     assert not at_hub.api.repo_exists(REPO)
     main(["push", str(adapter.path), REPO])
     before = at_hub.api.model_info(REPO).sha
