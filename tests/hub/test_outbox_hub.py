@@ -166,7 +166,7 @@ def check_kills(hub: Any, tmp_path: Path, kills: int, seed: int) -> tuple[int, i
 
 
 def test_trainings_killed_at_random_moments_lose_nothing_and_push_nothing_twice(hub, tmp_path):
-    check_kills(hub, tmp_path, 8, 1)
+    check_kills(hub, tmp_path, 4, 1)
 
 
 @pytest.mark.slow
