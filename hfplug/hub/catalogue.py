@@ -44,7 +44,7 @@ _BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I8": 1, 
 # What a row of another shape than it should be can raise; the others are shown all the same.
 _ODD = (AttributeError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError, OSError)
 # The first that an adapter has decides its place. Names as rouge-score and evaluate write them.
-_ROUGES = ("rougelsum", "rougel", "rouge1", "rouge2", "rouge")
+_ROUGES = ("rouge1", "rougelsum", "rougel", "rouge2", "rouge")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class AdapterEntry:
 
     @property
     def rouge(self) -> float | None:
-        """What ``sort="rouge"`` goes by: ROUGE-Lsum, else L, 1, 2."""
+        """What ``sort="rouge"`` goes by: ROUGE-1, which the list shows first, else Lsum, L, 2."""
         found = {re.sub(r"[^a-z0-9]", "", name.lower().removeprefix("eval_")): v for name, v in self.metrics.items()}
         return next((found[name] for name in _ROUGES if name in found), None)
 

@@ -77,7 +77,7 @@ def test_with_a_base_adapters_of_everybody_are_listed(filled, find):
 def test_a_row_says_what_the_card_and_the_hub_say(filled, find, hub):
     (entry,) = [entry for entry in find("alice") if entry.name == "alice/one"]
     assert (entry.base, entry.method, entry.task, entry.visibility) == (BASE_ID, "lora", "summary", "public")
-    assert entry.metrics == {"rouge1": 0.3, "rougeLsum": 0.2} and entry.rouge == 0.2
+    assert entry.metrics == {"rouge1": 0.3, "rougeLsum": 0.2} and entry.rouge == 0.3
     assert entry.commit == hub.api.model_info("alice/one").sha
     weights = (filled.folder / "one" / "adapter_model.safetensors").stat().st_size
     assert weights <= entry.size < weights + 40_000
