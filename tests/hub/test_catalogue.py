@@ -34,7 +34,7 @@ def find(hub):
 def filled(pulling, hub):
     """Four adapters of alice, a base, and a model that is none; one adapter of bob."""
     pulling.push(pulling.export("one", rouge1={"value": 0.3}, rougeLsum={"value": 0.2}), "alice/one")
-    pulling.push(pulling.export("two", seed=2, method="qlora", rougeLsum={"value": 0.5}), "alice/two")
+    pulling.push(pulling.export("two", seed=2, method="qlora", rouge1={"value": 0.5}), "alice/two")
     pulling.push(pulling.export("three", seed=3), "alice/three", private="on")
     folder, _ = pulling.plain("ia3", kind="ia3")
     hub.api.create_repo("alice/by-peft")
@@ -184,10 +184,10 @@ def test_list_prints_a_table_or_json(filled, typed):
     status, out, _ = typed("list", "--owner", "alice", "--sort", "rouge")
     lines = out.splitlines()
     assert status == 0 and lines[0].split() == ["adapter", "base", "method", "task", "size", "metrics", "updated"]
-    assert lines[1].startswith("alice/two ") and "rougeLsum 0.5" in lines[1] and "qlora" in lines[1]
+    assert lines[1].startswith("alice/two ") and "rouge1 0.5" in lines[1] and "qlora" in lines[1]
     assert any(line.startswith("alice/three (private)") for line in lines)
     rows = json.loads(typed("list", "--base", BASE_ID, "--method", "lora", "--json")[1])
-    assert AdapterEntry(**next(row for row in rows if row["name"] == "alice/one")).rouge == 0.2
+    assert AdapterEntry(**next(row for row in rows if row["name"] == "alice/one")).rouge == 0.3
     assert "No adapter was found" in typed("list", "--owner", "nobody")[1]
     assert str(filled.folder / "one") in typed("list", "--folder", filled.folder)[1]
 
