@@ -36,7 +36,8 @@ def write_measurements(out: Path, report: Report, examples: Sequence[Mapping[str
             inference_cost=_known(variant),
             examples=tuple(_example(example, variant.name) for example in examples[:EXAMPLES_IN_CARD]),
         )
-        AdapterDir.write(adapter.path, source=adapter.path, record=record)
+        if record != adapter.record:  # a study that is only looked at again changes nothing
+            AdapterDir.write(adapter.path, source=adapter.path, record=record)
 
 
 def _metrics(variant: Variant) -> dict[str, Any]:

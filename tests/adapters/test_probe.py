@@ -181,13 +181,18 @@ def test_a_model_inside_distributed_data_parallel_is_asked_itself(make_model: Ma
 
 def test_a_forward_that_mixed_precision_wrapped_is_set_aside_and_put_back(make_model: MakeModel) -> None:
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
     model = make_model("llama")
     plain = make_probe(model)
-    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
-    wrapped = prepared.forward
-    assert make_probe(prepared) == plain
-    assert prepared.forward == wrapped
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the Trainers of other tests
+    try:
+        prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(model)
+        wrapped = prepared.forward
+        assert make_probe(prepared) == plain
+        assert prepared.forward == wrapped
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
     del model.forward
 
 

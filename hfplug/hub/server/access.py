@@ -188,7 +188,7 @@ def revoke_tokens(root: Path, user: str) -> int:
 @contextlib.contextmanager
 def _changing_tokens(root: Path) -> Iterator[list[dict[str, str]]]:
     """The stored tokens to change, alone; on the disk when the block ends well."""
-    with open(root / ".tokens.lock", "ab") as file:
+    with open(root / ".tokens.lock", "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         stored = read_tokens(root)
