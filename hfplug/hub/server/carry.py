@@ -21,7 +21,7 @@ from typing import Any
 
 from hfplug.adapters import atomic
 from hfplug.errors import HubConflictError, HubNotFoundError, HubRejectedError
-from hfplug.hub.server.commit import OID, Commit, name_of
+from hfplug.hub.server.commit import OID, Commit, File, git_blob_hash, name_of
 from hfplug.hub.server.names import TYPES, check_path, check_ref, check_repo_name
 from hfplug.hub.server.repo import FORMAT
 from hfplug.hub.server.root import check_mark
@@ -103,7 +103,7 @@ def import_repo(root: Path, folder: Path, id: str, *, visibility: str = "private
             carried = _carry(folder, draft, state, shown=folder)
             (draft / "repo.json").unlink()
             shelf.adopt(draft)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise _damaged(folder, f"a value is of the wrong kind ({error})") from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -116,18 +116,22 @@ def _carry(source: Path, target: Path, state: dict[str, Any], *, shown: Path) ->
     objects, there = ObjectStore(source), ObjectStore(target)
     sums: dict[str, str] = {}
     contents: dict[str, int] = {}
+    blobs: dict[str, str] = {}
     commits = 0
     for oid, data, commit in _reachable(source, state):
         atomic.write_bytes(target / "commits" / f"{oid}.json", data)
         sums[f"commits/{oid}.json"] = hashlib.sha256(data).hexdigest()
         commits += 1
         for path, file in commit.files.items():
-            if file.sha256 in contents:
-                if contents[file.sha256] != file.size:
-                    raise _damaged(source, f"commit {oid} gives another size for {path}")
-                continue
-            contents[file.sha256] = _copy_content(objects, there, file.sha256, file.size, path)
-            sums[f"objects/{file.sha256[:2]}/{file.sha256[2:]}"] = file.sha256
+            if file.sha256 not in contents:
+                contents[file.sha256] = file.size
+                blobs[file.sha256] = _copy_content(objects, there, file.sha256, file.size, path)
+                sums[f"objects/{file.sha256[:2]}/{file.sha256[2:]}"] = file.sha256
+            if contents[file.sha256] != file.size:
+                raise _damaged(source, f"commit {oid} gives another size for {path}")
+            large = File.large(file.sha256, file.size).blob
+            if file.blob != (large if file.kind == "lfs" else blobs[file.sha256]):
+                raise _damaged(source, f"commit {oid} gives another oid for {path}")
     there.sweep()
     text = json.dumps(state, indent=2, ensure_ascii=False) + "\n"
     sums["state.json"] = hashlib.sha256(text.encode()).hexdigest()
@@ -170,19 +174,22 @@ def _reachable(folder: Path, state: dict[str, Any]) -> Iterator[tuple[str, bytes
         yield oid, data, commit
 
 
-def _copy_content(source: ObjectStore, target: ObjectStore, sha256: str, size: int, path: str) -> int:
+def _copy_content(source: ObjectStore, target: ObjectStore, sha256: str, size: int, path: str) -> str:
+    """Copy a content, checking it; returns git's name of it."""
     if not SHA256.fullmatch(sha256):
         raise _damaged(source.folder, f"{path} has no sha256")
+    blob = git_blob_hash(size)
     try:
         with source.open(sha256) as file, target.writer() as writer:
             while block := file.read(_BLOCK):
                 writer.write(block)
+                blob.update(block)
             writer.keep(sha256, size)
     except FileNotFoundError:
         raise _damaged(source.folder, f"the content {sha256} of {path} is missing") from None
     except ValueError as error:
         raise _damaged(source.folder, f"the content of {path} was changed: {error}") from None
-    return size
+    return blob.hexdigest()
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import secrets
 import threading
@@ -16,6 +17,9 @@ from hfplug.hub.server.repo import now
 from hfplug.hub.server.root import make_private
 from hfplug.hub.server.routing import Refusal
 
+logger = logging.getLogger(__name__)
+
+_KINDS = {"id": str, "owner": str, "title": str, "updated_at": str, "items": list}
 _ID = re.compile(r"[0-9a-f]{24}")
 
 
@@ -33,8 +37,8 @@ class Collections:
 
     def all(self) -> list[dict[str, Any]]:
         """Every collection, the newest change first."""
-        found = [_read(path) for path in self._folder.glob("*.json")]
-        return sorted(found, key=lambda one: one["updated_at"], reverse=True)
+        found = [_read(path) for path in self._folder.glob("*.json") if _ID.fullmatch(path.stem)]
+        return sorted((one for one in found if one), key=lambda one: one["updated_at"], reverse=True)
 
     def find(self, owner: str, slug: str) -> dict[str, Any] | None:
         """A collection by its address; only the id at the end of it counts, as titles may change."""
@@ -43,7 +47,7 @@ class Collections:
         if not _ID.fullmatch(id) or not path.is_file():
             return None
         found = _read(path)
-        return found if found["owner"].lower() == owner.lower() else None
+        return found if found and found["owner"].lower() == owner.lower() else None
 
     def create(self, owner: str, title: str, *, description: str | None, private: bool) -> dict[str, Any]:
         """Make a collection.
@@ -95,5 +99,13 @@ def slug_of(one: dict[str, Any]) -> str:
     return f"{one['owner']}/{words + '-' if words else ''}{one['id']}"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read(path: Path) -> dict[str, Any] | None:
+    """A collection; None for a damaged file, so that the others are listed all the same."""
+    try:
+        one = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(one[key], kind) for key, kind in _KINDS.items()):
+            raise ValueError("a value is of another kind")
+        return one
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        logger.error("%s is damaged, and not served: %s", path, error)
+        return None

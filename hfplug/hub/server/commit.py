@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 OID = re.compile(r"[0-9a-f]{40}")
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 SHORT_OID = re.compile(r"[0-9a-f]{7,40}")
 
 
@@ -80,9 +81,20 @@ class Commit:
         try:
             value: dict[str, Any] = json.loads(data)
             files = {path: File(**file) for path, file in value.pop("files").items()}
-            return cls(parents=tuple(value.pop("parents")), files=files, **value)
+            commit = cls(parents=tuple(value.pop("parents")), files=files, **value)
+            commit._check()
+            return commit
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a commit: {error}") from error
+
+    def _check(self) -> None:
+        texts = (self.author, self.date, self.title, self.message, *self.parents)
+        if not all(isinstance(text, str) for text in texts) or not _DATE.fullmatch(self.date):
+            raise ValueError("not a commit: a value is of the wrong kind")
+        for path, file in self.files.items():
+            known = isinstance(file.sha256, str) and isinstance(file.blob, str) and OID.fullmatch(file.blob)
+            if not known or type(file.size) is not int or file.size < 0 or file.kind not in ("regular", "lfs"):
+                raise ValueError(f"not a commit: {path!r} is not described as a file is")
 
 
 def name_of(data: bytes) -> str:
@@ -93,6 +105,11 @@ def name_of(data: bytes) -> str:
 def git_blob(data: bytes) -> str:
     """The name that git gives to a content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def git_blob_hash(size: int) -> Any:
+    """A hash that gives ``git_blob`` of a content of ``size`` bytes that comes piece by piece."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
 def pointer(sha256: str, size: int) -> bytes:

@@ -21,11 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from hfplug.adapters import atomic
-from hfplug.hub.server.commit import SHORT_OID, Commit, File, name_of
+from hfplug.hub.server.commit import OID, SHORT_OID, Commit, File, name_of
 from hfplug.hub.server.routing import Refusal
 from hfplug.hub.server.store import ObjectStore, make_folder
 
 FORMAT = 1
+_STATE = {
+    "type": str, "id": str, "visibility": str, "granted": list, "created_at": str, "branches": dict, "tags": dict,
+    "discussions": list,
+}  # fmt: skip
 _LARGE = (
     "7z", "arrow", "bin", "bz2", "ckpt", "ftz", "gguf", "gz", "h5", "joblib", "mlmodel", "model", "msgpack", "npy",
     "npz", "onnx", "ot", "parquet", "pb", "pickle", "pkl", "pt", "pth", "rar", "safetensors", "tar", "tflite", "tgz",
@@ -41,6 +45,9 @@ class Repo:
     Args:
         folder: Its folder, which exists and holds ``state.json``.
 
+    Raises:
+        ValueError: ``state.json`` is damaged, or of another version.
+
     Attributes:
         objects: Its contents.
         state: As in ``state.json``. Read it freely; change it inside ``changing()`` only.
@@ -50,9 +57,7 @@ class Repo:
         self.folder = folder
         self.objects = ObjectStore(folder)
         self.lock = threading.RLock()
-        self.state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        if self.state["format"] != FORMAT:
-            raise ValueError(f"{folder} was written by another version of hfplug (format {self.state['format']})")
+        self.state = _read_state(folder / "state.json")
         self.commit = functools.lru_cache(maxsize=256)(self._read_commit)
 
     @classmethod
@@ -143,6 +148,20 @@ class Repo:
     def add_commit(self, commit: Commit) -> str:
         """Write a commit, whose contents are in the store; returns its name. No branch moves yet."""
         return write_commit(self.folder, commit)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    state = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise ValueError("it is no JSON object")
+    if state.get("format") != FORMAT:
+        raise ValueError(f"it was written by another version of hfplug (format {state.get('format')})")
+    for key, kind in _STATE.items():
+        if not isinstance(state.get(key), kind):
+            raise ValueError(f"{key} is missing or of another kind")
+    if "/" not in state["id"] or not OID.fullmatch(str(state["branches"].get("main"))):
+        raise ValueError("it names no owner, or no commit of its branch main")
+    return state
 
 
 def write_commit(folder: Path, commit: Commit) -> str:

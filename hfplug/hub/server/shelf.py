@@ -54,9 +54,18 @@ class Shelf:
         self._repos.clear()
         folders = self.root / "repos"
         for folder in sorted(folders.iterdir()) if folders.is_dir() else ():
-            if (folder / "state.json").is_file():
+            if not (folder / "state.json").is_file():
+                continue
+            try:
                 repo = Repo(folder)
-                self._repos[repo.type, repo.id.lower()] = repo
+            except (OSError, ValueError, RecursionError) as error:
+                logger.error("%s is damaged, and not served: %s", folder / "state.json", error)
+                continue
+            key = (repo.type, repo.id.lower())
+            if key in self._repos and folder != self._place(repo.type, repo.id):
+                logger.warning("%s is a copy of %s %s, and not served", folder, repo.type, repo.id)
+                continue
+            self._repos[key] = repo
 
     def tidy(self) -> None:
         """Read all again and put right what a killed process left. Only by the one process that may write."""

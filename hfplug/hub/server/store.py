@@ -90,6 +90,12 @@ class ObjectStore:
         """Take back the note, if there is one: clients then get the content like every other."""
         self.path(sha256).with_suffix(".xet").unlink(missing_ok=True)
 
+    def forget_xet_notes_of(self, xet_hash: str) -> None:
+        """Take back every note of a Xet hash, where it is not known of which content it was."""
+        for note in self.folder.glob("objects/??/*.xet"):
+            if note.read_text(encoding="ascii", errors="replace") == xet_hash:
+                note.unlink()
+
     def sweep(self) -> None:
         """Delete what a killed process left half-written. Only while nothing is being written."""
         shutil.rmtree(self.folder / "incoming", ignore_errors=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hfplug.adapters import atomic
-from hfplug.hub.server.store import ObjectStore, WrongContentError, make_folder
+from hfplug.hub.server.store import SHA256, ObjectStore, WrongContentError, make_folder
 from hfplug.hub.server.xet_formats import Shard, ShardFile, Term, XetFormatError
 from hfplug.hub.server.xet_hashes import HASH_BYTES, Leaf, hash_file, hash_range, to_text
 from hfplug.hub.server.xet_store import XorbIndex, XorbStore
@@ -216,15 +216,20 @@ class XetFiles:
         """
         named = set()
         for path in self._objects.folder.glob("xet/??/*"):
-            if atomic.is_temporary(path.name):
-                continue
+            name = path.parent.name + path.name
+            if not SHA256.fullmatch(name):
+                continue  # half-written, or not ours
             data = path.read_bytes()
-            xorbs = {xorb for xorb, _, _, _ in _TERM.iter_unpack(data[HASH_BYTES:])}
-            if all(self._xorbs.has(xorb) for xorb in xorbs):
+            is_whole = len(data) >= HASH_BYTES and (len(data) - HASH_BYTES) % _TERM.size == 0
+            xorbs = {xorb for xorb, _, _, _ in _TERM.iter_unpack(data[HASH_BYTES:])} if is_whole else set()
+            if is_whole and all(self._xorbs.has(xorb) for xorb in xorbs):
                 named |= xorbs
-            else:
+                continue
+            if is_whole:
                 self._objects.forget_xet_hash(data[:HASH_BYTES].hex())
-                path.unlink()
+            else:
+                self._objects.forget_xet_notes_of(name)
+            path.unlink()
         return named
 
     def _path(self, file_hash: bytes) -> Path:

@@ -226,7 +226,10 @@ class XorbStore:
         shutil.rmtree(self.folder / "incoming", ignore_errors=True)
         deleted = 0
         for path in self.folder.glob("xorbs/??/*"):
-            xorb = from_text(path.parent.name + path.name)
+            try:
+                xorb = from_text(path.parent.name + path.name)
+            except ValueError:
+                continue  # not ours: a desktop leaves its own files everywhere
             if xorb not in named and time.time() - path.stat().st_mtime > older_than:
                 path.unlink()
                 deleted += 1

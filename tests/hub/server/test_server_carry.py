@@ -105,6 +105,38 @@ def forge_path(folder):
     reseal(folder, state)
 
 
+def forge_last_commit(folder, **changes):
+    """A whole history, rightly named, whose last commit has a file that is described wrongly."""
+    from dataclasses import replace
+
+    from hfplug.hub.server.commit import Commit
+    from hfplug.hub.server.repo import write_commit
+
+    state = json.loads((folder / "state.json").read_text())
+    head = state["branches"]["main"]
+    commit = Commit.from_bytes((folder / "commits" / f"{head}.json").read_bytes())
+    files = {path: replace(file, **changes) for path, file in commit.files.items()}
+    state["branches"]["main"] = write_commit(folder, replace(commit, parents=(head,), files=files))
+    reseal(folder, state)
+
+
+def forge_blob(folder):
+    forge_last_commit(folder, blob="0" * 40)
+
+
+def forge_kind_of_file(folder):
+    forge_last_commit(folder, kind="lfs")
+
+
+def forge_size(folder):
+    forge_last_commit(folder, size="large")
+
+
+def forge_state(folder):
+    state = json.loads((folder / "state.json").read_text())
+    reseal(folder, {**state, "created_at": 5})
+
+
 def forge_commit_name(folder):
     state = json.loads((folder / "state.json").read_text())
     state["branches"]["main"] = "../../../tokens"
@@ -134,6 +166,10 @@ def reseal(folder, state):
         remove_content,
         remove_commit,
         forge_path,
+        forge_blob,
+        forge_kind_of_file,
+        forge_size,
+        forge_state,
         forge_commit_name,
         forge_kinds,
     ],
