@@ -91,8 +91,10 @@ class _About:
         return kind(f"Cannot {self.action} at {self.endpoint}: {why.rstrip('.')}.", **parts)
 
     def quote(self, text: object) -> str:
-        """What a server said, on one line and without a token, ready to be put behind a sentence."""
-        line = " ".join(self.clean(str(text or "")).split())
+        """What a server said, on one line, without control characters or a token, to be put behind a sentence."""
+        # Control characters go first: one inside a token would hide it from the search for tokens.
+        line = "".join(letter for letter in " ".join(str(text or "").split()) if letter.isprintable())
+        line = self.clean(line)
         return f" ({line[:_LONGEST_QUOTE].rstrip('.')})" if line else ""
 
 

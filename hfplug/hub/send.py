@@ -40,7 +40,6 @@ from hfplug.hub.remote import (
 MAIN = "main"
 # How often a head that keeps moving is worth another commit.
 _ROUNDS = 4
-_SMALL_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -203,8 +202,8 @@ def _operations(order: _Order, plan: Plan) -> Iterator[list[Any]]:
     """What ``create_commit`` takes. A Hub without Xet gets large files as open files, which the client sends by LFS."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    # Which of them are large the Hub decides, by size, content and name: a tokenizer's files often are.
-    may_be_large = any(isinstance(content, Path) and not _is_small(content) for content in plan.add.values())
+    # Which of them go as large ones the Hub decides, by size, content and the repo's own list of names.
+    may_be_large = any(isinstance(content, Path) for content in plan.add.values())
     by_lfs = may_be_large and not takes_xet(order.client, order.repo_id, order.branch, create_pr=order.create_pr)
     with contextlib.ExitStack() as opened:
         adds = []
@@ -214,11 +213,6 @@ def _operations(order: _Order, plan: Plan) -> Iterator[list[Any]]:
                 sent = opened.enter_context(open(content, "rb")) if by_lfs else str(content)
             adds.append(CommitOperationAdd(path_in_repo=name, path_or_fileobj=sent))
         yield [*adds, *(CommitOperationDelete(path_in_repo=name) for name in plan.delete)]
-
-
-def _is_small(file: Path) -> bool:
-    """Whether no Hub would take this file for a large one: a short text."""
-    return file.suffix in (".json", ".md", ".jinja", ".txt") and file.stat().st_size < _SMALL_BYTES
 
 
 def _identity(parcel: Parcel) -> str:

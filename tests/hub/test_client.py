@@ -243,6 +243,16 @@ def test_a_token_that_a_server_repeats_is_taken_out(token):
         assert "what is [removed] doing here" in str(caught.value)
 
 
+def test_control_characters_of_a_server_are_not_repeated_nor_do_they_hide_a_token():
+    token = "hf_" + "q" * 34
+    client = connect("http://hub", token)
+    said = f"\x1b]0;mine\x07 \x1b[2J\u202egone {token[:10]}\x00{token[10:]}"
+    with pytest.raises(HubError) as caught, translated("push to", "alice/x", client=client):
+        raise _answer(400, body={"error": said})
+    assert str(caught.value).partition("\n")[0].isprintable() and token not in str(caught.value)
+    assert "gone [removed]" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
