@@ -60,6 +60,7 @@ def readable(call: Call) -> Repo:
         if call.user is None:
             raise Refusal(401, "Repository not found, or private: pass a token", code="RepoNotFound")
         raise Refusal(404, "Repository not found", code="RepoNotFound")
+    call.repo = repo
     return repo
 
 

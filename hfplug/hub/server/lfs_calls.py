@@ -23,7 +23,7 @@ from hfplug.adapters import atomic
 from hfplug.hub.server.hub import contributable
 from hfplug.hub.server.repo import Repo
 from hfplug.hub.server.routing import Call, Refusal, Router
-from hfplug.hub.server.store import SHA256, ObjectWriter, WrongContentError, make_folder
+from hfplug.hub.server.store import SHA256, ObjectWriter, WrongContentError, make_inside
 
 _MOST_PARTS = 10_000
 _BLOCK = 1 << 20
@@ -87,6 +87,7 @@ def _granted(call: Call) -> tuple[Repo, dict[str, Any]]:
     repo = call.hub.shelf.find(claims["type"], claims["repo"]) if claims else None
     if claims is None or repo is None:
         raise Refusal(403, "this address for an upload has expired or is not of this Hub")
+    call.repo = repo
     return repo, claims
 
 
@@ -106,7 +107,7 @@ async def _put_part(call: Call) -> Response:
     part_size = call.hub.part_size
     expected = min(part_size, claims["size"] - (int(number) - 1) * part_size)
     place = _parts(repo, claims) / number
-    make_folder(place.parent)
+    make_inside(repo.folder, place.parent)
     # A part that is sent twice, the first time half, must not be mixed up: each is whole before it has its name.
     draft = place.with_name(f"{number}.{secrets.token_hex(8)}")
     digest, size = hashlib.sha256(), 0

@@ -51,12 +51,14 @@ class Repo:
     Attributes:
         objects: Its contents.
         state: As in ``state.json``. Read it freely; change it inside ``changing()`` only.
+        gone: Whether it was deleted or moved, so that this object stands for nothing; set under its lock.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.objects = ObjectStore(folder)
         self.lock = threading.RLock()
+        self.gone = False
         self.state = _read_state(folder / "state.json")
         self.commit = functools.lru_cache(maxsize=256)(self._read_commit)
 
@@ -100,8 +102,8 @@ class Repo:
     def changing(self) -> Iterator[dict[str, Any]]:
         """A copy of the state to change, alone; it becomes the state, on the disk first, if the block ends well."""
         with self.lock:
-            if not self.folder.is_dir():
-                raise Refusal(404, "this repo has just been deleted", code="RepoNotFound")
+            if self.gone:
+                raise gone()
             state = copy.deepcopy(self.state)
             yield state
             atomic.write_json(self.folder / "state.json", state)
@@ -169,6 +171,11 @@ def write_commit(folder: Path, commit: Commit) -> str:
     oid = name_of(data)
     atomic.write_bytes(folder / "commits" / f"{oid}.json", data)
     return oid
+
+
+def gone() -> Refusal:
+    """What is said to whoever is still busy with a repo that is no longer there."""
+    return Refusal(404, "this repo has just been deleted or moved", code="RepoNotFound")
 
 
 def pull_request(state: Mapping[str, Any], number: str | int) -> dict[str, Any] | None:

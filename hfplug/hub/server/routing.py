@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 if TYPE_CHECKING:
     from hfplug.hub.server.hub import Hub
+    from hfplug.hub.server.repo import Repo
 
 # The client sends small files inside the commit, each below 10 MB; a body is held in memory.
 LARGEST_BODY = 512 << 20
@@ -67,6 +68,7 @@ class Call:
         request: The request itself; a streaming handler reads ``request.stream()``.
         names: What the braces of the route's pattern matched, decoded.
         user: Who calls, or None without a token.
+        repo: The repo that the handler has found, if it has.
         body: The body, for handlers that are not streaming.
     """
 
@@ -74,6 +76,7 @@ class Call:
     request: Request
     names: dict[str, str]
     user: str | None
+    repo: Repo | None = None
     body: bytes = b""
 
     @property
@@ -177,6 +180,16 @@ async def _run(route: _Route, hub: Hub, request: Request, names: dict[str, str])
     if route.caller == "user":
         user = await hub.access.who(request.headers.get("authorization"))
     call = Call(hub, request, names, user)
+    try:
+        return await _handle(route, call)
+    except FileNotFoundError:
+        if call.repo is not None and call.repo.gone:  # in the middle of the call
+            raise Refusal(404, "this repo has just been deleted or moved", code="RepoNotFound") from None
+        raise
+
+
+async def _handle(route: _Route, call: Call) -> Response:
+    request, user = call.request, call.user
     if route.streaming:
         return await route.handler(call)
     pieces, size = [], 0

@@ -23,7 +23,7 @@ from typing import Any
 from hfplug.adapters import atomic
 from hfplug.errors import HubConflictError
 from hfplug.hub.server.names import check_repo_name
-from hfplug.hub.server.repo import Repo
+from hfplug.hub.server.repo import Repo, gone
 from hfplug.hub.server.root import claim, make_private
 from hfplug.hub.server.routing import Refusal
 
@@ -142,6 +142,8 @@ class Shelf:
         check_repo_name(owner)
         check_repo_name(name)
         with self._lock, repo.lock:
+            if repo.gone:
+                raise gone()
             old_key, key = (repo.type, repo.id.lower()), (repo.type, id.lower())
             if key != old_key and key in self._repos:
                 raise Refusal(409, f"there is a {repo.type} {id!r} already")
@@ -153,6 +155,7 @@ class Shelf:
             if place != repo.folder:
                 os.rename(repo.folder, place)
                 atomic.sync_folder(place.parent)
+            repo.gone = True
             del self._repos[old_key]
             self._repos[key] = moved = Repo(place)
         return moved
@@ -160,9 +163,12 @@ class Shelf:
     def delete(self, repo: Repo) -> None:
         """Delete a repo with all its contents."""
         with self._lock, repo.lock:
+            if repo.gone:
+                raise gone()
             del self._repos[repo.type, repo.id.lower()]
             trash = self.draft()
             os.rename(repo.folder, trash)
+            repo.gone = True
             atomic.sync_folder(self.root / "repos")
         shutil.rmtree(trash, ignore_errors=True)
 

@@ -83,7 +83,7 @@ class ObjectStore:
         """Note the Xet hash of a content; tree and paths-info show it as ``xetHash``, resolve as ``X-Xet-Hash``."""
         if not SHA256.fullmatch(xet_hash):
             raise ValueError(f"a Xet hash is 64 hex digits; this is {xet_hash[:80]!r}")
-        make_folder(self.path(sha256).parent)
+        make_inside(self.folder, self.path(sha256).parent)
         atomic.write_text(self.path(sha256).with_suffix(".xet"), xet_hash)
 
     def forget_xet_hash(self, sha256: str) -> None:
@@ -112,7 +112,7 @@ class ObjectWriter:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        make_folder(store.folder / "incoming")
+        make_inside(store.folder, store.folder / "incoming")
         self._path = store.folder / "incoming" / secrets.token_hex(16)
         self._file = open(self._path, "xb")  # noqa: SIM115 - closed by __exit__
         self._digest = hashlib.sha256()
@@ -145,7 +145,7 @@ class ObjectWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         target = self._store.path(sha256)
-        make_folder(target.parent)
+        make_inside(self._store.folder, target.parent)
         os.replace(self._path, target)
         atomic.sync_folder(target.parent)
         return sha256
@@ -158,6 +158,20 @@ class ObjectWriter:
     ) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+def make_inside(base: Path, folder: Path) -> None:
+    """Make a folder inside ``base``, and never ``base`` itself: a repo that is deleted meanwhile stays deleted.
+
+    Raises:
+        FileNotFoundError: There is no ``base`` (any more).
+    """
+    if folder.is_dir():
+        return
+    if folder.parent != base:
+        make_inside(base, folder.parent)
+    folder.mkdir(exist_ok=True)
+    atomic.sync_folder(folder.parent)
 
 
 def make_folder(folder: Path) -> None:

@@ -128,6 +128,7 @@ def _granted(call: Call, access: str) -> Repo:
     repo = call.hub.shelf.find(claims["type"], claims["repo"])
     if repo is None or (repo.is_private and not is_owner(repo, claims["user"])):
         raise Refusal(404, "Repository not found", code="RepoNotFound")
+    call.repo = repo
     if access == "read":
         check_not_gated(repo, claims["user"])
     return repo

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hfplug.adapters import atomic
-from hfplug.hub.server.store import SHA256, ObjectStore, WrongContentError, make_folder
+from hfplug.hub.server.store import SHA256, ObjectStore, WrongContentError, make_inside
 from hfplug.hub.server.xet_formats import Shard, ShardFile, Term, XetFormatError
 from hfplug.hub.server.xet_hashes import HASH_BYTES, Leaf, hash_file, hash_range, to_text
 from hfplug.hub.server.xet_store import XorbIndex, XorbStore
@@ -162,7 +162,7 @@ class XetFiles:
                 raise ShardError(f"file {to_text(file.file_hash)}: {error}") from error
         terms = b"".join(_TERM.pack(term.xorb, term.start, term.end, term.size) for term in file.terms())
         path = self._path(file.file_hash)
-        make_folder(path.parent)
+        make_inside(self._objects.folder, path.parent)
         atomic.write_bytes(path, bytes.fromhex(sha256) + terms)
         # Last, because it is what makes resolve send clients here.
         self._objects.note_xet_hash(sha256, to_text(file.file_hash))

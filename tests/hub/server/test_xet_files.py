@@ -29,6 +29,7 @@ class Place:
     """A repo's folder and a server's xorbs."""
 
     def __init__(self, root: Path) -> None:
+        (root / "repo").mkdir()
         self.objects = ObjectStore(root / "repo")
         self.objects.put(b"the repo is there")
         self.xorbs = XorbStore(root / "xet")
