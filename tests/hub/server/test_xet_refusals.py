@@ -55,6 +55,20 @@ def test_a_token_is_given_to_those_who_may_read_or_write(server: Server) -> None
     assert status("read", ALICE, revision="nowhere") == 404 and status("read", "hf_unknown") == 401
 
 
+def test_whoever_may_open_a_pull_request_gets_a_token_for_its_files(server: Server) -> None:
+    def ask(query: str, token: str | None, repo: str = REPO) -> tuple[int, bytes]:
+        return server.call("GET", f"/api/models/{repo}/xet-write-token/main{query}", token=token)
+
+    body = json.dumps({"name": "unseen", "type": "model", "visibility": "private"}).encode()
+    assert server.call("POST", "/api/repos/create", body, ALICE)[0] == 200
+    status, answer = ask("?create_pr=1", BOB)
+    assert status == 200 and ask("", BOB)[0] == ask("?create_pr=0", BOB)[0] == 403
+    assert ask("?create_pr=1", None)[0] == 401 and ask("?create_pr=1", BOB, "alice/unseen")[0] == 404
+    xorb = Xorb([os.urandom(3000)])
+    path = f"{server.store()}/v1/xorbs/default/{to_text(xorb.hash)}"
+    assert server.call("POST", path, xorb.body, json.loads(answer)["accessToken"])[0] == 200
+
+
 @pytest.mark.parametrize("kind", ["none", "forged", "expired", "of the hub", "noise", "a link", "of another hub"])
 def test_a_call_with_a_bad_token_is_refused_and_leaves_nothing(server: Server, kind: str) -> None:
     good = server.token("write")["accessToken"]
