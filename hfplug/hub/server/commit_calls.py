@@ -7,6 +7,7 @@ import binascii
 import codecs
 import fnmatch
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,13 +25,16 @@ from hfplug.hub.server.store import SHA256
 
 _REPO = "/api/{types}/{owner}/{name}"
 LARGE_SIZE = 10_000_000  # bytes; the Hub's own limit for files that lie in git itself
+# Small files come inside the commit, in base64: one line each, of which one is in memory at a time.
+_LARGEST_LINE = 2 * LARGE_SIZE
+_LARGEST_COMMIT = 512 << 20
 _LARGEST_ATTRIBUTES = 1 << 16
 
 
 def add_routes(router: Router) -> None:
     """Add the calls of this file."""
     router.add("POST", f"{_REPO}/preupload/{{revision}}", _preupload)
-    router.add("POST", f"{_REPO}/commit/{{revision}}", _commit)
+    router.add("POST", f"{_REPO}/commit/{{revision}}", _commit, largest=_LARGEST_COMMIT)
 
 
 def _target(call: Call) -> Repo:
@@ -100,7 +104,7 @@ def _commit(call: Call) -> Response:
     repo, user, revision = _target(call), signed_in(call), call.names["revision"]
     repo.resolve(revision)
     pull_url: str | None
-    changes = _read_changes(repo, call.body)
+    changes = _read_changes(repo, call.lines(_LARGEST_LINE))
     with repo.changing() as state:
         if call.flag("create_pr"):
             parent = repo.resolve(changes.parent or revision)
@@ -121,16 +125,16 @@ def _commit(call: Call) -> Response:
     return JSONResponse({**body, **({"pullRequestUrl": pull_url} if pull_url else {})})
 
 
-def _read_changes(repo: Repo, body: bytes) -> _Changes:
+def _read_changes(repo: Repo, lines: Iterable[bytes]) -> _Changes:
     """Read the lines of a commit; small contents are in the store when this returns."""
     changes = _Changes()
-    for line in body.splitlines():
+    for line in lines:
         if not line.strip():
             continue
         try:
             item = json.loads(line)
             key, value = item["key"], dict(item["value"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise Refusal(400, 'each line of a commit must be JSON: {"key": …, "value": {…}}') from None
         if key == "header":
             changes.title = str(value.get("summary") or "")[:1000]

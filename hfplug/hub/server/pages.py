@@ -19,14 +19,25 @@ def page(call: Call, rows: Sequence[_Row]) -> tuple[list[_Row], dict[str, str]]:
     Raises:
         Refusal: ``limit`` or ``cursor`` is no number (400).
     """
-    size = min(_number(call, "limit", call.hub.page_size), call.hub.page_size)
     start = _number(call, "cursor", 0)
-    end = start + max(size, 1)
-    if end >= len(rows):
-        return list(rows[start:end]), {}
+    end = start + page_size(call)
+    return list(rows[start:end]), link_to_next(call, str(end)) if end < len(rows) else {}
+
+
+def page_size(call: Call) -> int:
+    """How many rows a call asks for, at most as many as a page has.
+
+    Raises:
+        Refusal: ``limit`` is no number (400).
+    """
+    return max(1, min(_number(call, "limit", call.hub.page_size), call.hub.page_size))
+
+
+def link_to_next(call: Call, cursor: str) -> dict[str, str]:
+    """The header that names the next page, which begins at ``cursor``."""
     query = [(name, value) for name, value in call.request.query_params.multi_items() if name != "cursor"]
-    url = f"{call.base_url}{call.raw_path}?{urlencode([*query, ('cursor', end)])}"
-    return list(rows[start:end]), {"Link": f'<{url}>; rel="next"'}
+    url = f"{call.base_url}{call.raw_path}?{urlencode([*query, ('cursor', cursor)])}"
+    return {"Link": f'<{url}>; rel="next"'}
 
 
 def _number(call: Call, name: str, default: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import islice
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
@@ -10,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from hfplug.hub.server.commit import Commit
 from hfplug.hub.server.hub import readable, signed_in, writable
 from hfplug.hub.server.names import check_ref
-from hfplug.hub.server.pages import page
+from hfplug.hub.server.pages import link_to_next, page_size
 from hfplug.hub.server.repo import now
 from hfplug.hub.server.routing import Call, Refusal, Router
 
@@ -46,10 +47,13 @@ def _ref(name: str, ref: str, oid: str) -> dict[str, str]:
 
 
 def _commits(call: Call) -> Response:
-    repo = readable(call)
-    shown, headers = page(call, list(repo.history(repo.resolve(call.names["revision"]))))
+    """The history, newest first. A page begins at the commit that the cursor names, so no page reads another's."""
+    repo, size = readable(call), page_size(call)
+    start = repo.resolve(call.query("cursor") or call.names["revision"])
+    shown = list(islice(repo.history(start), size + 1))
+    headers = link_to_next(call, shown[size][0]) if len(shown) > size else {}
     formatted = "formatted" in call.queries("expand")
-    return JSONResponse([_describe_commit(oid, commit, formatted) for oid, commit in shown], headers=headers)
+    return JSONResponse([_describe_commit(oid, commit, formatted) for oid, commit in shown[:size]], headers=headers)
 
 
 def _describe_commit(oid: str, commit: Commit, formatted: bool) -> dict[str, Any]:

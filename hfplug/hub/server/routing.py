@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from starlette.concurrency import run_in_threadpool
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from hfplug.hub.server.hub import Hub
     from hfplug.hub.server.repo import Repo
 
-# The client sends small files inside the commit, each below 10 MB; a body is held in memory.
-LARGEST_BODY = 512 << 20
+LARGEST_BODY = 32 << 20
 LARGEST_BODY_OF_STRANGERS = 4 << 20
+_IN_MEMORY = 1 << 20  # of a body; the rest of a longer one is written to the disk
 _LONGEST_HEADER = 2000
 _TYPES = ("models", "datasets", "spaces")
 
@@ -69,7 +70,7 @@ class Call:
         names: What the braces of the route's pattern matched, decoded.
         user: Who calls, or None without a token.
         repo: The repo that the handler has found, if it has.
-        body: The body, for handlers that are not streaming.
+        content: The body as a file, for handlers that are not streaming.
     """
 
     hub: Hub
@@ -77,7 +78,28 @@ class Call:
     names: dict[str, str]
     user: str | None
     repo: Repo | None = None
-    body: bytes = b""
+    content: IO[bytes] | None = None
+
+    @property
+    def body(self) -> bytes:
+        """The body, at once."""
+        if self.content is None:
+            return b""
+        self.content.seek(0)
+        return self.content.read()
+
+    def lines(self, most: int) -> Iterator[bytes]:
+        """The lines of the body, one after another.
+
+        Raises:
+            Refusal: One has more than ``most`` bytes (413).
+        """
+        if self.content is not None:
+            self.content.seek(0)
+            while line := self.content.readline(most + 1):
+                if len(line) > most:
+                    raise Refusal(413, f"a line of the body may have {most} bytes; send large files through LFS or Xet")
+                yield line
 
     @property
     def base_url(self) -> str:
@@ -110,7 +132,7 @@ class Call:
         """
         try:
             value = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Refusal(400, "the body must be JSON") from None
         if not isinstance(value, dict):
             raise Refusal(400, f"the body must be a JSON object, not {type(value).__name__}")
@@ -127,6 +149,7 @@ class _Route:
     handler: Callable[[Call], Any]
     streaming: bool
     caller: str
+    largest: int
 
 
 @dataclass
@@ -139,21 +162,27 @@ class Router:
 
     _routes: dict[str, list[_Route]] = field(default_factory=dict)
 
-    def add(self, method: str, pattern: str, handler: SyncHandler, *, caller: str = "user") -> None:
+    def add(
+        self, method: str, pattern: str, handler: SyncHandler, *, caller: str = "user", largest: int = LARGEST_BODY
+    ) -> None:
         """A handler that runs in a worker thread, with the body already read.
 
         Args:
             caller: "user": a token, if one is sent, has to be a user's. "ticket": the handler looks for itself,
                 because what is sent is a ticket.
+            largest: Bytes that a body may have; that of a caller without a token may have less.
         """
-        self._add(method, pattern, handler, False, caller)
+        self._add(method, pattern, handler, False, caller, largest)
 
     def add_streaming(self, method: str, pattern: str, handler: StreamHandler, *, caller: str = "user") -> None:
         """A coroutine that reads ``call.request.stream()`` itself; ``caller`` as for ``add``."""
-        self._add(method, pattern, handler, True, caller)
+        self._add(method, pattern, handler, True, caller, 0)
 
-    def _add(self, method: str, pattern: str, handler: Callable[[Call], Any], streaming: bool, caller: str) -> None:
-        self._routes.setdefault(method, []).append(_Route(tuple(pattern.split("/")[1:]), handler, streaming, caller))
+    def _add(
+        self, method: str, pattern: str, handler: Callable[[Call], Any], streaming: bool, caller: str, largest: int
+    ) -> None:
+        route = _Route(tuple(pattern.split("/")[1:]), handler, streaming, caller, largest)
+        self._routes.setdefault(method, []).append(route)
 
     async def answer(self, hub: Hub, request: Request) -> Response:
         """Find the handler of a request and run it; a Refusal becomes its response."""
@@ -192,15 +221,20 @@ async def _handle(route: _Route, call: Call) -> Response:
     request, user = call.request, call.user
     if route.streaming:
         return await route.handler(call)
-    pieces, size = [], 0
-    most = LARGEST_BODY if user else LARGEST_BODY_OF_STRANGERS
-    async for piece in request.stream():
-        pieces.append(piece)
-        size += len(piece)
-        if size > most:
-            raise Refusal(413, f"a body may have {most} bytes; send large files through LFS or Xet")
-    call.body = b"".join(pieces)
-    return await run_in_threadpool(route.handler, call)
+    most = route.largest if user else min(route.largest, LARGEST_BODY_OF_STRANGERS)
+    # Beside the repos, where there is room and others cannot look, rather than in the machine's memory.
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(call.hub.root / "trash")) as content:
+        size = 0
+        async for piece in request.stream():
+            size += len(piece)
+            if size > most:
+                raise Refusal(413, f"a body may have {most} bytes; send large files through LFS or Xet")
+            if size > _IN_MEMORY:
+                await run_in_threadpool(content.write, piece)
+            else:
+                content.write(piece)
+        call.content = content
+        return await run_in_threadpool(route.handler, call)
 
 
 def _match(pattern: tuple[str, ...], segments: Iterable[str]) -> dict[str, str] | None:

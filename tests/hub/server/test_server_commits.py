@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import re
 import threading
 
 import pytest
+from hub_process import start
 from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 from huggingface_hub.errors import (
     BadRequestError,
@@ -254,3 +258,38 @@ def test_history_can_be_squashed_and_old_commits_stay_readable_by_tag(hub, repo)
     assert [one.title for one in hub.api.list_repo_commits(repo)] == ["all in one"]
     assert content(hub, repo, "f.txt") == b"2"
     assert content(hub, repo, "f.txt", "v1") == b"1"
+
+
+def lines_of(files):
+    yield json.dumps({"key": "header", "value": {"summary": "s"}}).encode()
+    for path, data in files.items():
+        value = {"path": path, "encoding": "base64", "content": base64.b64encode(data).decode()}
+        yield json.dumps({"key": "file", "value": value}).encode()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the memory of a process from /proc")
+def test_a_commit_of_many_files_takes_the_memory_of_one(tmp_path):
+    def most_memory():
+        with open(f"/proc/{process.pid}/status") as file:
+            return int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) / 1024
+
+    process, endpoint = start(tmp_path / "hub")
+    try:
+        created = request(endpoint, "POST", "/api/repos/create", token="hf_test", body={"name": "adapter"})
+        assert created.status == 200
+        body = b"\n".join(lines_of({f"{number}.txt": b"%d" % number * 9_000_000 for number in range(8)}))
+        before = most_memory()
+        answer = request(endpoint, "POST", "/api/models/alice/adapter/commit/main", token="hf_test", body=body)
+        assert answer.status == 200
+        assert most_memory() - before < len(body) / 2**20  # 92 MiB; held, joined and split it was three times that
+        assert request(endpoint, "GET", "/alice/adapter/resolve/main/7.txt").body == b"7" * 9_000_000
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_line_of_a_commit_that_no_small_file_has_is_refused(hub, repo):
+    body = b"\n".join(lines_of({"f.txt": b"x" * 20_000_000}))
+    answer = request(hub.endpoint, "POST", f"/api/models/{repo}/commit/main", token=hub.token, body=body)
+    assert answer.status == 413 and "through LFS or Xet" in answer.json()["error"]
+    assert list((hub.root / "trash").iterdir()) == []

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
+from hub_process import start
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from hfplug.errors import HubError
 from hfplug.hub.server import running_hub
 
-SERVE = """
-import sys, time
-from pathlib import Path
-from hfplug.hub.server import running_hub
-with running_hub(Path(sys.argv[1]), tokens={"hf_test": "alice"}) as hub:
-    print(hub.endpoint, flush=True)
-    time.sleep(600)
-"""
-
 
 def give_up(seconds):
     raise OSError("the server is dead, and nobody starts it again")
-
-
-def start(root):
-    process = subprocess.Popen([sys.executable, "-c", SERVE, str(root)], stdout=subprocess.PIPE, text=True)
-    return process, process.stdout.readline().strip()
 
 
 def push_until_it_fails(api, acknowledged, number):
@@ -47,7 +32,7 @@ def push_until_it_fails(api, acknowledged, number):
         acknowledged.append((number, done.oid))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_what_was_acknowledged_is_there_and_every_commit_is_whole(tmp_path, seed, monkeypatch, clients_sleep):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     clients_sleep(give_up)

@@ -138,3 +138,28 @@ def test_discussions_are_opened_commented_renamed_and_closed(hub, repo):
     assert [one.num for one in hub.api.get_repo_discussions(repo, discussion_type="pull_request")] == [2]
     kinds = [event.type for event in hub.api.get_discussion_details(repo, 1).events]
     assert kinds == ["comment", "comment", "title-change", "status-change"]
+
+
+def test_a_page_of_the_history_reads_the_commits_of_that_page(hub, monkeypatch):
+    from raw import request
+
+    from hfplug.hub.server.repo import Repo
+
+    hub.api.create_repo("alice/adapter")
+    for number in range(9):
+        operations = [CommitOperationAdd("f.txt", str(number).encode())]
+        hub.api.create_commit("alice/adapter", operations, commit_message=f"commit {number}")
+    hub.stop()
+    reads, read = [], Repo._read_commit
+    monkeypatch.setattr(Repo, "_read_commit", lambda repo, oid: reads.append(oid) or read(repo, oid))
+    hub.start()
+    titles, path = [], "/api/models/alice/adapter/commits/main?limit=3"
+    while path:
+        reads.clear()
+        answer = request(hub.endpoint, "GET", path)
+        titles += [row["title"] for row in answer.json()]
+        assert len(reads) <= 4
+        link = answer.headers.get("link")
+        path = link and link.partition(">")[0].removeprefix(f"<{hub.endpoint}")
+    assert titles == [*(f"commit {number}" for number in reversed(range(9))), "initial commit"]
+    assert request(hub.endpoint, "GET", "/api/models/alice/adapter/commits/main?cursor=nothing").status == 404
