@@ -105,7 +105,7 @@ class HubClient:
 
         # A daemon: a call that never ends must not keep the process from ending.
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(work,), name="hfplug-hub", daemon=True).start()
+        threading.Thread(target=context.run, args=(work,), name="hfplug-hub-call", daemon=True).start()
         try:
             concurrent.futures.wait([future], timeout=limit)
         finally:

@@ -74,7 +74,7 @@ def running_hub(
     with listening(host, port) as listener:
         server = _make_server(wrap(app) if wrap else app)
         failure: list[BaseException] = []
-        thread = threading.Thread(target=_run, args=(server, listener, failure), name="hfplug-hub", daemon=True)
+        thread = threading.Thread(target=_run, args=(server, listener, failure), name="hfplug-hub-server", daemon=True)
         thread.start()
         try:
             _wait_for_start(server, thread, failure)

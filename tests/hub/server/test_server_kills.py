@@ -115,4 +115,4 @@ def test_a_hub_starts_and_stops_within_a_second_even_with_an_open_connection(tmp
         HfApi(endpoint=hub.endpoint, token="hf_test").whoami()  # its connection stays open
         began = time.monotonic()
     assert time.monotonic() - began < 1.0
-    assert not [thread for thread in threading.enumerate() if thread.name == "hfplug-hub"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "hfplug-hub-server"]
