@@ -133,6 +133,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
             fix="Pass another port, or 0 for a free one.",
         ) from error
     with listener:
+        # Connections inherit it. asyncio does the same only for a socket that says IPPROTO_TCP, which this one does
+        # not; without it each answer waits 40 ms for the other side's delayed acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield listener
 
 

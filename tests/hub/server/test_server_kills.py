@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import signal
+import socket
 import threading
 import time
 
 import pytest
 from hub_process import start
 from huggingface_hub import CommitOperationAdd, HfApi
+from raw import request
 
 from hfplug.errors import HubError
 from hfplug.hub.server import running_hub
@@ -116,3 +118,20 @@ def test_a_hub_starts_and_stops_within_a_second_even_with_an_open_connection(tmp
         began = time.monotonic()
     assert time.monotonic() - began < 1.0
     assert not [thread for thread in threading.enumerate() if thread.name == "hfplug-hub-server"]
+
+
+def test_no_answer_waits_for_an_acknowledgement_of_the_client(tmp_path):
+    options = []
+
+    def looking(app):
+        async def around(scope, receive, send):
+            if scope["type"] == "http":
+                connection = send.__self__.transport.get_extra_info("socket")
+                options.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            await app(scope, receive, send)
+
+        return around
+
+    with running_hub(tmp_path / "hub", wrap=looking) as hub:
+        assert request(hub.endpoint, "GET", "/api/models").status == 200
+    assert options == [1]
