@@ -3,6 +3,7 @@ when it is first imported."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -41,6 +42,23 @@ def push_in_a_process(hub, tmp_path, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@contextlib.contextmanager
+def hub_without_xet(hub, tmp_path):
+    """Another Hub, which does not know what Xet is; ``hub.api`` and ``hub.faults`` are at it."""
+
+    def without_xet(app):
+        async def older(scope, receive, send):
+            if "/xet-" in scope.get("path", ""):
+                scope = {**scope, "path": "/no-such-thing", "raw_path": b"/no-such-thing"}
+            await app(scope, receive, send)
+
+        return hub.faults.around(older)
+
+    with running_hub(tmp_path / "older", tokens={hub.token: hub.owner}, wrap=without_xet) as older:
+        hub.api = HfApi(endpoint=older.endpoint, token=hub.token)
+        yield older
+
+
 def check(hub, tmp_path, shown):
     """Two commits for three pushes, and the bytes of the last."""
     titles = [commit.title for commit in hub.api.list_repo_commits("alice/x")][:-1]
@@ -65,18 +83,23 @@ def test_large_files_go_by_lfs_where_xet_is_switched_off(hub, tmp_path):
 
 @pytest.mark.slow
 def test_large_files_go_by_lfs_to_a_hub_without_xet(hub, tmp_path):
-    def without_xet(app):
-        async def older(scope, receive, send):
-            if "/xet-" in scope.get("path", ""):
-                scope = {**scope, "path": "/no-such-thing", "raw_path": b"/no-such-thing"}
-            await app(scope, receive, send)
-
-        return hub.faults.around(older)
-
-    with running_hub(tmp_path / "older", tokens={hub.token: hub.owner}, wrap=without_xet) as older:
-        hub.api = HfApi(endpoint=older.endpoint, token=hub.token)
+    with hub_without_xet(hub, tmp_path) as older:
         check(hub, tmp_path, push_in_a_process(hub, tmp_path, HF_ENDPOINT=older.endpoint))
     assert hub.faults.count("/xet-write-token/") == 2 == hub.faults.count("objects/batch")
+
+
+@pytest.mark.slow
+def test_where_only_a_tokenizer_changes_it_reaches_a_hub_without_xet(hub, tmp_path):
+    with hub_without_xet(hub, tmp_path) as older:
+        push_in_a_process(hub, tmp_path, HF_ENDPOINT=older.endpoint)
+        (tmp_path / "adapter" / "spiece.model").write_bytes(bytes(range(256)) * 8)
+        words = [sys.executable, "-c", PUSH_AGAIN, str(tmp_path / "adapter")]
+        environment = hub.environment(HF_ENDPOINT=older.endpoint)
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        path = hub.api.hf_hub_download("alice/x", "spiece.model", cache_dir=hub.cache)
+        assert Path(path).read_bytes() == bytes(range(256)) * 8
+    assert hub.faults.count("objects/batch") == 3  # two of weights, and this one
 
 
 @pytest.mark.slow
@@ -97,6 +120,12 @@ def test_a_failure_on_the_way_of_xet_passes(hub, tmp_path, kind, call):
     check(hub, tmp_path, shown)
 
 
+PUSH_AGAIN = """
+import sys
+from hfplug import push_adapter
+
+push_adapter(sys.argv[1], "alice/x", timeout=10, tries=1)
+"""
 PULL_REQUEST = """
 import sys
 from hfplug import push_adapter
