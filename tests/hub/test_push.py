@@ -340,6 +340,12 @@ def test_a_collection_holds_the_adapters_of_one_base(hub, push, make_adapter):
     assert f"{hub.endpoint}/collections/{collection.slug}" in sent.notes[-1]
 
 
+def test_a_collection_is_kept_after_a_failure_that_passes(hub, push, make_adapter):
+    hub.faults.next(1, "500", "/api/collections")
+    sent = push(make_adapter()[0], collection="on")
+    assert hub.faults.left == 0 and "In the collection" in sent.notes[-1]
+
+
 def test_a_hub_without_collections_gets_the_adapter_all_the_same(hub, push, make_adapter):
     hub.faults.next(9, "500", "/api/collections")
     adapter, _ = make_adapter()
