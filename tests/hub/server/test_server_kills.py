@@ -112,12 +112,13 @@ def test_a_port_that_is_taken_is_said(tmp_path):
 
 
 def test_a_hub_starts_and_stops_within_a_second_even_with_an_open_connection(tmp_path, monkeypatch):
+    before = set(threading.enumerate())
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with running_hub(tmp_path, tokens={"hf_test": "alice"}) as hub:
         HfApi(endpoint=hub.endpoint, token="hf_test").whoami()  # its connection stays open
         began = time.monotonic()
     assert time.monotonic() - began < 1.0
-    assert not [thread for thread in threading.enumerate() if thread.name == "hfplug-hub-server"]
+    assert set(threading.enumerate()) <= before  # other Hubs of this session may be running
 
 
 def test_no_answer_waits_for_an_acknowledgement_of_the_client(tmp_path):
