@@ -41,10 +41,12 @@ _PUBLIC = {
     "PromptTuning": "hfplug.methods",
     "Pulled": "hfplug.hub.pull",
     "QLora": "hfplug.methods",
+    "QueueFullError": "hfplug.errors",
     "Record": "hfplug.adapters.record",
     "Report": "hfplug.comparison.variants",
     "RunFigures": "hfplug.training.meter",
     "Sent": "hfplug.hub.send",
+    "ServingError": "hfplug.errors",
     "SettingError": "hfplug.errors",
     "StudyError": "hfplug.errors",
     "StudySettings": "hfplug.comparison.study_settings",
@@ -120,6 +122,8 @@ if TYPE_CHECKING:
     from hfplug.errors import MismatchError as MismatchError
     from hfplug.errors import MissingExtraError as MissingExtraError
     from hfplug.errors import OutboxError as OutboxError
+    from hfplug.errors import QueueFullError as QueueFullError
+    from hfplug.errors import ServingError as ServingError
     from hfplug.errors import SettingError as SettingError
     from hfplug.errors import StudyError as StudyError
     from hfplug.errors import TrainingError as TrainingError

@@ -18,7 +18,9 @@
     │   └── HubUnavailableError the Hub cannot be reached or is overloaded (network, 408, 429, 5xx)
     ├── OutboxError             the outbox cannot be written, or pushes still wait in it
     ├── TrainingError           training would not do what was asked for; raised before it is wasted
-    └── StudyError              a study cannot start or go on with these settings
+    ├── ServingError            a variant cannot be put on, taken off or asked
+    │   └── QueueFullError      too many requests wait already; ``transient``, like a Hub's
+    └── StudyError              a study or comparison cannot start or go on with these settings
 
 A message has up to three parts: what was expected, what came, and what to type instead. The command
 line prints it on one line with exit code 2; ``--debug`` shows the stack trace as well.
@@ -143,8 +145,22 @@ class TrainingError(HfplugError):
     """Training would not do what was asked for. Raised before the time is wasted."""
 
 
+class ServingError(HfplugError):
+    """A variant cannot be put onto the resident base, cannot be taken off, or cannot be asked."""
+
+
+class QueueFullError(ServingError):
+    """As many requests wait as are allowed to.
+
+    Attributes:
+        transient: Always true: the same request may be taken later.
+    """
+
+    transient = True
+
+
 class StudyError(HfplugError):
-    """A study cannot start, or cannot go on, with these settings."""
+    """A study or a comparison cannot start, or cannot go on, with these settings."""
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

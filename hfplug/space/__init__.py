@@ -1,0 +1,1 @@
+"""What stands behind the comparison Space: its settings, its columns, votes, and how it is deployed."""
