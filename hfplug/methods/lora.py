@@ -36,6 +36,7 @@ class Lora(TuningMethod):
     flag_prefix: ClassVar[str] = "lora"
     summary: ClassVar[str] = "two thin matrices beside each frozen weight; merges into the base"
     paper: ClassVar[str] = "Hu et al. 2021, https://arxiv.org/abs/2106.09685"
+    untrained: ClassVar[str] = "base"
 
     r: int = setting(16, low=1, high=4096, help="rank of the two matrices")
     lora_alpha: int = setting(32, low=1, high=65536, help="scale: the update is multiplied by lora_alpha / r")

@@ -33,7 +33,13 @@ if TYPE_CHECKING:
 SEQ2SEQ = "SEQ_2_SEQ_LM"
 CAUSAL = "CAUSAL_LM"
 CLASSIFICATION = "SEQ_CLS"
-TASK_TYPES = (SEQ2SEQ, CAUSAL, CLASSIFICATION)
+TOKENS = "TOKEN_CLS"
+QUESTIONS = "QUESTION_ANS"
+# Anything else that has a forward pass and a loss: a masked language model, say.
+OTHER = "FEATURE_EXTRACTION"
+TASK_TYPES = (SEQ2SEQ, CAUSAL, CLASSIFICATION, TOKENS, QUESTIONS, OTHER)
+# The modules that PEFT itself trains and saves for a task type.
+HEADS_OF_PEFT = {CLASSIFICATION: {"classifier", "score"}, TOKENS: {"classifier", "score"}, QUESTIONS: {"qa_outputs"}}
 CATEGORIES = ("all weights", "selective", "reparameterised", "additive")
 
 
@@ -121,6 +127,7 @@ class TuningMethod:
         paper: Where it comes from.
         task_types: The task types it works on.
         merging: ``"exact"`` if the result can become part of the base's weights, else why not.
+        untrained: ``"base"`` if an untrained adapter gives the base's outputs, else ``"changed"``.
         extra: The extra of hfplug that it needs, or None.
     """
 
@@ -131,6 +138,7 @@ class TuningMethod:
     paper: ClassVar[str]
     task_types: ClassVar[tuple[str, ...]] = TASK_TYPES
     merging: ClassVar[str] = "exact"
+    untrained: ClassVar[str] = "changed"
     extra: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
@@ -267,9 +275,9 @@ def modules_to_save(anatomy: AnatomyView) -> list[str] | None:
         anatomy: The model that the method is put on.
 
     Returns:
-        Full names, or None. ``classifier`` and ``score`` are left out, as PEFT adds them to every classifier.
+        Full names, or None. Those that PEFT adds by itself (``classifier``, ``score``, ``qa_outputs``) are left out.
     """
-    added = {"classifier", "score"} if anatomy.task_type == CLASSIFICATION else set()
+    added = HEADS_OF_PEFT.get(anatomy.task_type, set())
     return [name for name in anatomy.new_modules if name not in added] or None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from hfplug.methods.method import CLASSIFICATION
+from hfplug.methods.method import HEADS_OF_PEFT
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _ROUTER = re.compile(r"(^|\.)(gate|router|wg|shared_expert_gate)(\.|$)|router", re.IGNORECASE)
@@ -126,7 +126,7 @@ def new_modules(model: nn.Module, task_type: str, missing_keys: Iterable[str] = 
     """
     found: list[str] = []
     backbone = getattr(model, "base_model_prefix", "")
-    if task_type == CLASSIFICATION and backbone and hasattr(model, backbone):
+    if task_type in HEADS_OF_PEFT and backbone and hasattr(model, backbone):
         found += [
             name for name, child in model.named_children() if name != backbone and any(True for _ in child.parameters())
         ]

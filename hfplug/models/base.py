@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hfplug.errors import BaseModelError
-from hfplug.methods.method import CAUSAL, CLASSIFICATION, SEQ2SEQ, TASK_TYPES
+from hfplug.methods.method import CAUSAL, CLASSIFICATION, OTHER, QUESTIONS, SEQ2SEQ, TASK_TYPES, TOKENS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -20,18 +20,26 @@ _ALIASES = {
     "causal": CAUSAL,
     "classification": CLASSIFICATION,
     "sequence_classification": CLASSIFICATION,
+    "token_classification": TOKENS,
+    "question_answering": QUESTIONS,
 }
 _AUTO_CLASSES = {
     SEQ2SEQ: "AutoModelForSeq2SeqLM",
     CAUSAL: "AutoModelForCausalLM",
     CLASSIFICATION: "AutoModelForSequenceClassification",
-    # Not trained here, but an adapter that was made for them is loaded.
-    "TOKEN_CLS": "AutoModelForTokenClassification",
-    "QUESTION_ANS": "AutoModelForQuestionAnswering",
-    "FEATURE_EXTRACTION": "AutoModel",
+    TOKENS: "AutoModelForTokenClassification",
+    QUESTIONS: "AutoModelForQuestionAnswering",
+    OTHER: "AutoModel",
 }
 
 
+# Ending of a model's class to what it is for.
+_ENDINGS = {
+    "ForSequenceClassification": CLASSIFICATION,
+    "ForTokenClassification": TOKENS,
+    "ForQuestionAnswering": QUESTIONS,
+    "ForMaskedLM": OTHER,
+}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -193,15 +201,17 @@ def task_type_of(model: object) -> str:
         BaseModelError: if it is for none of them.
     """
     name = type(model).__name__
-    if name.endswith("ForSequenceClassification"):
-        return CLASSIFICATION
+    for ending, task_type in _ENDINGS.items():
+        if name.endswith(ending):
+            return task_type
     config = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False) and hasattr(model, "generate"):
         return SEQ2SEQ
     if name.endswith(("ForCausalLM", "LMHeadModel")):
         return CAUSAL
     raise BaseModelError(
-        f"A {name} is not a model for seq2seq, causal language modelling or sequence classification.",
+        f"A {name} is not a model for seq2seq, causal or masked language modelling, classification of texts or tokens, "
+        "or question answering.",
         fix="Load it with AutoModelForSeq2SeqLM, AutoModelForCausalLM or AutoModelForSequenceClassification, "
         "or pass task_type.",
     )

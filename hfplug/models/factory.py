@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +106,13 @@ def build_model(
 
 
 def apply_method(
-    model: nn.Module, method: str | TuningMethod = "lora", *, task_type: str | None = None, **settings: Any
+    model: nn.Module,
+    method: str | TuningMethod = "lora",
+    *,
+    task_type: str | None = None,
+    missing_keys: Iterable[str] = (),
+    new_tokens: Iterable[int] = (),
+    **settings: Any,
 ) -> nn.Module:
     """Put a tuning method on a loaded model.
 
@@ -116,6 +123,10 @@ def apply_method(
         model: A transformers model.
         method: Name of a method, or a method object.
         task_type: As for :func:`build_model`; read from the model's class if None.
+        missing_keys: Parameters that the checkpoint did not hold, as ``from_pretrained(output_loading_info=True)``
+            tells: their modules start at random, and are trained and saved with the adapter.
+        new_tokens: Rows of the embedding that were added after loading: trained and saved with the adapter where
+            the method can (else PEFT saves the whole embedding).
         **settings: Settings of the method.
 
     Returns:
@@ -132,7 +143,15 @@ def apply_method(
     chosen.check_task_type(kind)
     name = pinned_name(getattr(model, "name_or_path", "") or "")
     commit = getattr(model.config, "_commit_hash", None)
-    return _apply(model, chosen, kind, missing_keys=(), base_name=name, base_commit=commit)
+    return _apply(
+        model,
+        chosen,
+        kind,
+        missing_keys=tuple(missing_keys),
+        new_tokens=tuple(new_tokens),
+        base_name=name,
+        base_commit=commit,
+    )
 
 
 def load_base(
@@ -291,6 +310,7 @@ def _apply(
     missing_keys: tuple[str, ...],
     base_name: str,
     base_commit: str | None,
+    new_tokens: tuple[int, ...] = (),
 ) -> nn.Module:
     anatomy = read_anatomy(
         model,
@@ -305,12 +325,19 @@ def _apply(
             parameter.requires_grad_(parameter.is_floating_point())
         tuned = model
     else:
+        if new_tokens and hasattr(config, "trainable_token_indices"):
+            config.trainable_token_indices = {_embedding_name(model): list(new_tokens)}
         tuned = _wrap(model, config, method, base_commit)
         if base_name:
             tuned.active_peft_config.base_model_name_or_path = base_name
     remember(tuned, Applied(method=method, anatomy=anatomy, base_name=base_name, base_commit=base_commit))
     logger.info("%s: %s", method.name, method.summary)
     return tuned
+
+
+def _embedding_name(model: Any) -> str:
+    embedding = model.get_input_embeddings()
+    return next(name for name, module in model.named_modules() if module is embedding)
 
 
 def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str | None) -> nn.Module:

@@ -1,0 +1,101 @@
+"""Quantise a model that is in memory already: for models whose ``from_pretrained`` is somebody else's line of code.
+
+Only the model that is trained is to be held in 4 bits, and which one that is shows when it is handed to a Trainer: a
+teacher or a reward model that the same script loads stays as it was loaded. The numbers are those of loading in
+4 bits, since transformers quantises weight by weight too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hfplug.methods import Quantization
+from hfplug.models import hardware
+from hfplug.models.quantize import bitsandbytes_config, settle_four_bit_layers
+
+
+def quantize_loaded(
+    model: Any, recipe: Quantization, *, keep: Iterable[str] = (), device: torch.device | str | None = None
+) -> int:
+    """Replace the linear layers of a model by 4-bit ones, in place.
+
+    Args:
+        model: A transformers model in 16 or 32 bits; changed in place.
+        recipe: How the weights are stored.
+        keep: Full names of modules that stay as they are, with all that is in them: what starts at random.
+        device: Where the model goes; None leaves it where it is. bitsandbytes forbids moving it later.
+
+    Returns:
+        How many layers were replaced.
+
+    Raises:
+        MissingExtraError: bitsandbytes is not installed.
+    """
+    from transformers.quantizers.auto import AutoHfQuantizer
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    kept = list(dict.fromkeys([*get_keys_to_not_convert(model), *keep]))
+    if model.config.model_type in hardware.T5_FAMILY:
+        # Its input is cast to its weight's dtype, which for packed 4-bit weights is that of bytes.
+        kept.append("wo")
+    config = bitsandbytes_config(recipe, model_type=model.config.model_type, skip_modules=kept)
+    if device is not None:
+        model.to(device)
+    replaced = 0
+    for name, module in list(model.named_modules()):
+        if _is_plain_linear(module) and not _is_kept(name, kept):
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], _four_bits(module, config))
+            replaced += 1
+    model.config.quantization_config = config
+    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    model.hf_quantizer = quantizer
+    model.is_quantized = True
+    model.is_loaded_in_4bit = True
+    model.quantization_method = config.quant_method
+    settle_four_bit_layers(model)
+    return replaced
+
+
+def _is_plain_linear(module: nn.Module) -> bool:
+    return type(module) is nn.Linear or type(module).__name__ == "Conv1D"
+
+
+def _is_kept(name: str, kept: Iterable[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") or name.endswith(f".{one}") for one in kept)
+
+
+def _four_bits(module: Any, config: Any) -> nn.Module:
+    import bitsandbytes
+
+    weight = module.weight.detach()
+    if type(module).__name__ == "Conv1D":
+        weight = weight.t().contiguous()  # (in, out) in GPT-2
+    height, width = weight.shape
+    # On no device: the weights are put in below.
+    layer = bitsandbytes.nn.Linear4bit(
+        width,
+        height,
+        bias=module.bias is not None,
+        compute_dtype=config.bnb_4bit_compute_dtype,
+        compress_statistics=config.bnb_4bit_use_double_quant,
+        quant_type=config.bnb_4bit_quant_type,
+        quant_storage=config.bnb_4bit_quant_storage,
+        device="meta",
+    )
+    packed = bitsandbytes.nn.Params4bit(
+        weight.to("cpu"),
+        requires_grad=False,
+        compress_statistics=config.bnb_4bit_use_double_quant,
+        quant_type=config.bnb_4bit_quant_type,
+        quant_storage=config.bnb_4bit_quant_storage,
+        module=layer,
+    )
+    layer.weight = packed.to(module.weight.device)
+    layer.bias = None if module.bias is None else nn.Parameter(module.bias.detach(), requires_grad=False)
+    layer.train(module.training)
+    return layer
