@@ -6,7 +6,6 @@ allow-list, tokenizer files only if they are not the base's, never a pickle, no 
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -35,6 +34,7 @@ from hfplug.adapters.files import (
 )
 from hfplug.adapters.record import scrub
 from hfplug.adapters.safetensors_header import stored_dtypes
+from hfplug.adapters.tokenizers import sums_at
 from hfplug.errors import AdapterError
 from hfplug.hub.leaks import refuse_tokens, tokens_in_use
 from hfplug.hub.weights import check_dtype, convert
@@ -238,34 +238,12 @@ def _is_tokenizer(file: Path, folder: Path) -> bool:
 
 def _own_tokenizer(adapter: AdapterDir, base: _Base, files: list[Path], notes: list[str]) -> list[Path]:
     """The tokenizer's files if they have to travel with the adapter; none if the base brings the same one."""
-    theirs = _tokenizer_sums(base.local, base.commit) or _tokenizer_sums(base.name, base.commit)
-    ours = _tokenizer_sums(str(adapter.path), None, _newest(files))
+    theirs = sums_at(base.local, base.commit) or sums_at(base.name, base.commit)
+    ours = sums_at(str(adapter.path))
     if theirs is None or ours is None:
         notes.append("The tokenizer is pushed too: the base's could not be looked at here, so it may be another one.")
         return files
     return [] if theirs == ours else files
-
-
-def _newest(files: list[Path]) -> int:
-    return max(file.stat().st_mtime_ns for file in files)
-
-
-@functools.lru_cache(maxsize=16)
-def _tokenizer_sums(place: str | None, commit: str | None, _stamp: int = 0) -> tuple[Any, Any] | None:
-    """Sums of a tokenizer's rules and chat template; None if there is none here. Never over the network."""
-    from transformers import AutoTokenizer
-
-    from hfplug.adapters.fingerprint import sha256_of, tokenizer_sha256
-
-    if not place:
-        return None
-    if Path(place).is_dir() and not any((Path(place) / name).is_file() for name in TOKENIZER):
-        return None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=commit or "main", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError):
-        return None
-    return tokenizer_sha256(tokenizer), sha256_of(getattr(tokenizer, "chat_template", None))
 
 
 def _write_config(path: Path, base: _Base, dtype: str | None) -> None:
