@@ -48,6 +48,7 @@ _PUBLIC = {
     "Sent": "hfplug.hub.send",
     "ServingError": "hfplug.errors",
     "SettingError": "hfplug.errors",
+    "SpaceError": "hfplug.errors",
     "StudyError": "hfplug.errors",
     "StudySettings": "hfplug.comparison.study_settings",
     "Task": "hfplug.adapters.task",
@@ -125,6 +126,7 @@ if TYPE_CHECKING:
     from hfplug.errors import QueueFullError as QueueFullError
     from hfplug.errors import ServingError as ServingError
     from hfplug.errors import SettingError as SettingError
+    from hfplug.errors import SpaceError as SpaceError
     from hfplug.errors import StudyError as StudyError
     from hfplug.errors import TrainingError as TrainingError
     from hfplug.errors import UnsafeFileError as UnsafeFileError

@@ -20,7 +20,8 @@
     ├── TrainingError           training would not do what was asked for; raised before it is wasted
     ├── ServingError            a variant cannot be put on, taken off or asked
     │   └── QueueFullError      too many requests wait already; ``transient``, like a Hub's
-    └── StudyError              a study or comparison cannot start or go on with these settings
+    ├── StudyError              a study or comparison cannot start or go on with these settings
+    └── SpaceError              the settings of a Space are wrong, or a visitor asks for what it may not show
 
 A message has up to three parts: what was expected, what came, and what to type instead. The command
 line prints it on one line with exit code 2; ``--debug`` shows the stack trace as well.
@@ -161,6 +162,10 @@ class QueueFullError(ServingError):
 
 class StudyError(HfplugError):
     """A study or a comparison cannot start, or cannot go on, with these settings."""
+
+
+class SpaceError(HfplugError):
+    """The settings of a Space are wrong, or a visitor asks for something that it may not show."""
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -42,6 +42,7 @@ def render_card(
     *,
     name: str | None = None,
     repo_id: str | None = None,
+    base_id: str | None = None,
     licence: str | None = None,
     language: str | Sequence[str] | None = None,
 ) -> str:
@@ -51,17 +52,20 @@ def render_card(
         adapter: Its files, record, lock and task are read, as far as there are any.
         name: The adapter's name, the title of the page; that of the repo or the folder if not given.
         repo_id: Where it will be on the Hub, to be shown in the code that loads it.
+        base_id: Id of the base on the Hub, if that is known; else what the adapter names counts as an id if its commit
+            is known or there is no such path.
         licence: Identifier of the licence, e.g. ``"apache-2.0"``. Left out if not given.
         language: Code or codes of the language, e.g. ``"en"``. Left out if not given.
     """
     name = scrub(name or (repo_id or adapter.path.name).rpartition("/")[2])
     record = adapter.record
-    data = front_matter(adapter, name, licence=licence, language=language)
+    base = base_id or (adapter.base_name if is_hub_id(adapter.base_name, adapter.base_revision) else None)
+    data = front_matter(adapter, name, base=base, licence=licence, language=language)
     sections = {
-        "summary": _summary(adapter, record),
+        "summary": _summary(adapter, record, base),
         "metrics": _metrics(record),
         "trade_offs": _trade_offs(record),
-        "use": how_to_load(adapter, repo_id or name, on_hub=repo_id is not None),
+        "use": how_to_load(adapter, repo_id or name, on_hub=repo_id is not None, base=base),
         "examples": _examples(record),
         "settings": _settings(record),
         "data": _pairs(record.data) if record else "",
@@ -86,11 +90,11 @@ def render_card(
     return re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], template).rstrip() + "\n"
 
 
-def _summary(adapter: AdapterDir, record: Record | None) -> str:
+def _summary(adapter: AdapterDir, record: Record | None, base_id: str | None) -> str:
     task = adapter.task
     what = "A fully tuned model" if adapter.kind == "full" else "An adapter"
     made = f" made with the method {code(record.method)}" if record else ""
-    base = f" for the base {_shown_base(adapter)}" if adapter.base_name else ""
+    base = f" for the base {_shown_base(adapter, base_id)}" if adapter.base_name else ""
     commit = f" at commit {code(adapter.base_revision)}" if adapter.base_revision else ""
     dtypes = stored_dtypes(adapter.weights)
     stored = f", its weights in {code(' and '.join(dtypes))}" if dtypes else ""
@@ -189,6 +193,5 @@ def _is_path(value: object) -> bool:
     return isinstance(value, str) and Path(value).is_absolute()
 
 
-def _shown_base(adapter: AdapterDir) -> str:
-    base = adapter.base_name or ""
-    return f"[{inline(base)}](https://huggingface.co/{base})" if is_hub_id(base) else code(Path(base).name)
+def _shown_base(adapter: AdapterDir, base: str | None) -> str:
+    return f"[{inline(base)}](https://huggingface.co/{base})" if base else code(Path(adapter.base_name or "").name)

@@ -42,6 +42,7 @@ _CLASS_ENDINGS = {
 }
 _METRIC_TYPES = {"rouge": "rouge", "loss": "loss", "accuracy": "accuracy", "f1": "f1", "bleu": "bleu"}
 _BOOKKEEPING = re.compile(r"(.*_)?(runtime|samples_per_second|steps_per_second|epoch|step|flos)")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DATA_FILES = frozenset({".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz"})
 
 
@@ -59,9 +60,21 @@ def _word(name: str) -> str:
     return "-".join(name.lower().split())
 
 
-def is_hub_id(name: str | None) -> bool:
-    """Whether ``name`` can be a model's id on the Hub, and is no path on this machine."""
-    if not name or name.startswith((".", "/", "~")) or "\\" in name or Path(name).exists():
+def is_hub_id(name: str | None, commit: str | None = None) -> bool:
+    """Whether ``name`` is a model's or a data set's id on the Hub, and no path on this machine.
+
+    Args:
+        name: Repo id or path.
+        commit: Its commit or branch, if known. A folder has no commit: with one, a path of the same name counts for
+            nothing.
+    """
+    known = isinstance(commit, str) and _COMMIT.fullmatch(commit) is not None
+    return has_form_of_id(name) and (known or not Path(str(name)).exists())
+
+
+def has_form_of_id(name: str | None) -> bool:
+    """Whether ``name`` can be an id on the Hub, whatever there is on this machine."""
+    if not name or name.startswith((".", "/", "~")) or "\\" in name:
         return False
     try:
         validate_repo_id(name)
@@ -81,17 +94,17 @@ def task_name(adapter: AdapterDir) -> str | None:
 
 
 def front_matter(
-    adapter: AdapterDir, name: str, *, licence: str | None, language: str | Sequence[str] | None
+    adapter: AdapterDir, name: str, *, base: str | None, licence: str | None, language: str | Sequence[str] | None
 ) -> ModelCardData:
     """What stands between the two lines of dashes.
 
     Args:
         adapter: Read, as far as it says something.
         name: Of the adapter, for the table of results.
+        base: Id of the base on the Hub, if it is there.
         licence: Its identifier. language: Code or codes.
     """
     method, task = method_name(adapter), task_name(adapter)
-    base = adapter.base_name if is_hub_id(adapter.base_name) else None
     # The second is what PEFT itself writes and what people search for; the others are for programs.
     tags = [OURS, method.replace("_", "-"), method_tag(method), *([task_tag(task)] if task else [])]
     extra: dict[str, Any] = {}
@@ -107,7 +120,7 @@ def front_matter(
         tags=list(dict.fromkeys(tags)),
         license=licence,
         language=language if language is None or isinstance(language, str) else list(language),
-        datasets=[source] if is_hub_dataset(source) else None,
+        datasets=[source] if is_hub_dataset(source, adapter.record) else None,
         eval_results=results or None,
         **extra,
     )
@@ -119,7 +132,7 @@ def eval_results(adapter: AdapterDir) -> list[EvalResult]:
         return []
     data = adapter.record.data
     source = str(data.get("source") or "")
-    hub = is_hub_dataset(source)
+    hub = is_hub_dataset(source, adapter.record)
     measured = {key: data[key] for key in ("eval_rows", "sha256") if data.get(key) is not None}
     results = []
     for metric, value, interval in metric_rows(adapter.record):
@@ -156,9 +169,10 @@ def metric_rows(record: Record) -> list[tuple[str, float, Mapping[str, float]]]:
     return rows
 
 
-def is_hub_dataset(source: str) -> bool:
+def is_hub_dataset(source: str, record: Record | None) -> bool:
     """Whether this is the id of a data set on the Hub, and no file."""
-    return "/" in source and Path(source).suffix not in _DATA_FILES and is_hub_id(source)
+    revision = record.data.get("revision") if record else None
+    return "/" in source and Path(source).suffix not in _DATA_FILES and is_hub_id(source, revision)
 
 
 def task_type(adapter: AdapterDir) -> str | None:

@@ -111,6 +111,8 @@ def _merge_sections(old: str, new: str, generated: Sequence[str]) -> str:
 
 def _merge_front_matter(old: Mapping[str, Any], new: Mapping[str, Any], generated: Mapping[str, Any]) -> dict[str, Any]:
     """Three ways: what is there, what is new, and what was generated the last time."""
+    # Of the new card it is known that this is an id, whatever lies in the current folder.
+    known = new.get("base_model")
     merged = dict(old)
     for key in generated:
         # Untouched since we wrote it: the new card decides, also that the key goes.
@@ -122,27 +124,27 @@ def _merge_front_matter(old: Mapping[str, Any], new: Mapping[str, Any], generate
             kept = old.get("tags") or []
             kept = [kept] if isinstance(kept, str) else list(kept)
             merged["tags"] = list(dict.fromkeys([*(tag for tag in kept if tag not in stale), *value]))
-        elif key not in merged or merged[key] == generated.get(key) or _is_local(key, merged[key]):
+        elif key not in merged or merged[key] == generated.get(key) or _is_local(key, merged[key], known):
             merged[key] = value
     if isinstance(merged.get("tags"), list):
         # PEFT's own cards repeat the base as a tag, "base_model:adapter:<base>".
-        merged["tags"] = [tag for tag in merged["tags"] if not _is_local_tag(tag)]
-    if _is_local("base_model", merged.get("base_model")):
+        merged["tags"] = [tag for tag in merged["tags"] if not _is_local_tag(tag, known)]
+    if _is_local("base_model", merged.get("base_model"), known):
         # The Hub rejects a card whose base is a path on somebody's machine.
         merged.pop("base_model")
         merged.pop("base_model_relation", None)
     return merged
 
 
-def _is_local(key: str, value: Any) -> bool:
-    if key != "base_model" or not isinstance(value, str):
+def _is_local(key: str, value: Any, known: Any) -> bool:
+    if key != "base_model" or not isinstance(value, str) or value == known:
         return False
     return value.startswith((".", "/", "~")) or "\\" in value or value.count("/") > 1 or os.path.exists(value)
 
 
-def _is_local_tag(tag: object) -> bool:
+def _is_local_tag(tag: object, known: Any) -> bool:
     parts = str(tag).split(":", 2)
-    return len(parts) == 3 and parts[0] == "base_model" and _is_local("base_model", parts[2])
+    return len(parts) == 3 and parts[0] == "base_model" and _is_local("base_model", parts[2], known)
 
 
 def _read_provenance(body: str) -> dict[str, Any]:

@@ -7,20 +7,21 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfplug.adapters.card_front import auto_class, is_hub_id
+from hfplug.adapters.card_front import auto_class
 from hfplug.adapters.card_text import fence
 
 if TYPE_CHECKING:
     from hfplug.adapters.adapter_dir import AdapterDir
 
 
-def how_to_load(adapter: AdapterDir, place: str, *, on_hub: bool) -> str:
+def how_to_load(adapter: AdapterDir, place: str, *, on_hub: bool, base: str | None) -> str:
     """How to load it with hfplug, and with PEFT and transformers alone.
 
     Args:
         adapter: Its configuration and lock say what is needed.
         place: Repo id or folder of the adapter.
         on_hub: Whether ``place`` is a repo id.
+        base: Id of the base on the Hub, if it is there.
     """
     shown = json.dumps(place)
     hfplug = f"import hfplug\n\nmodel = hfplug.{'load_from_hub' if on_hub else 'load_adapter'}({shown})"
@@ -29,9 +30,8 @@ def how_to_load(adapter: AdapterDir, place: str, *, on_hub: bool) -> str:
     if adapter.kind == "full":
         plain = f"from transformers import {auto}\n\nmodel = {auto}.from_pretrained({shown})"
         return "\n\n".join([*lines, "With transformers alone:", fence(plain, "python")])
-    base = adapter.base_name or "base"
-    arguments = [json.dumps(base if is_hub_id(base) else f"path/to/{Path(base).name}")]
-    if adapter.base_revision and is_hub_id(base):
+    arguments = [json.dumps(base or f"path/to/{Path(adapter.base_name or 'base').name}")]
+    if adapter.base_revision and base:
         arguments.append(f"revision={json.dumps(adapter.base_revision)}")
     if adapter.num_labels is not None:
         arguments.append(f"num_labels={adapter.num_labels}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_METHOD_OF_PEFT_TYPE = {"LORA": "lora", "PROMPT_TUNING": "prompt_tuning"}
+_METHOD_OF_PEFT_TYPE = {"IA3": "ia3", "LORA": "lora", "PROMPT_TUNING": "prompt_tuning"}
 # These are no adapter of one base: their configuration names further repos, which PEFT would fetch, pickles and all.
 _REFERS_TO_OTHERS = {"XLORA": "names other adapters to be fetched"}
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hfplug.cli.parser import add_flag
+from hfplug.comparison.presets import DEFAULT_METHODS
 from hfplug.methods import method_names
 
 DESCRIPTION = """\
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flag(
         parser,
         "methods",
-        default=",".join(method_names()),
-        help=f"comma-separated (default: {','.join(method_names())})",
+        default=",".join(DEFAULT_METHODS),
+        help=f"comma-separated, of: {', '.join(method_names())} (default: {','.join(DEFAULT_METHODS)})",
     )
     add_flag(parser, "task", default="summary", help="summary, title or action_items (default: summary)")
     add_flag(parser, "seed", type=int, default=42, help="of the rows' order and the adapters' start (default: 42)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hfplug.cli.method_flags import add_method_flags, methods_from
 from hfplug.cli.parser import UsageError, add_flag
+from hfplug.comparison.presets import DEFAULT_METHODS
 from hfplug.errors import did_you_mean
 from hfplug.methods import get_method, method_names
 
@@ -62,7 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "base", help="repo id or folder of the base")
     add_flag(parser, "data", help="Hub id, or a JSON, JSONL, CSV or Parquet file, or a folder of them")
     add_flag(parser, "out", required=True, type=Path, help="folder for everything that comes out")
-    add_flag(parser, "methods", help=f"comma-separated, of: {', '.join(method_names())} (default: all)")
+    add_flag(
+        parser,
+        "methods",
+        help=f"comma-separated, of: {', '.join(method_names())} (default: {','.join(DEFAULT_METHODS)})",
+    )
     add_flag(parser, "preset", choices=("lab",), help="lab: FLAN-T5-base on DialogSum, as the well-known lab")
     add_flag(
         parser,
@@ -129,7 +134,7 @@ def settings_from(parsed: argparse.Namespace) -> StudySettings:
     for flag, value in flags.items():
         if getattr(parsed, flag) is None:
             setattr(parsed, flag, value)
-    names = [name.strip() for name in (parsed.methods or ",".join(method_names())).split(",") if name.strip()]
+    names = [name.strip() for name in (parsed.methods or ",".join(DEFAULT_METHODS)).split(",") if name.strip()]
     rates = {**preset.pop("learning_rates", {}), **_rates(parsed.learning_rate or (), names)}
     chosen = {get_method(name).name for name in names}
     return StudySettings(

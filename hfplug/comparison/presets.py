@@ -20,6 +20,9 @@ SUMMARY = Task(
 
 TASKS: Mapping[str, Task] = {SUMMARY.name: SUMMARY}
 
+# What a study and the demo compare where nothing is said: one of each class, each of them quick.
+DEFAULT_METHODS = ("full", "lora", "qlora", "prompt_tuning")
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # FLAN-T5-base (Chung et al. 2022) on DialogSum (Chen et al. 2021), with LoRA of rank 32 on query and value
     # as in the lab; each test dialogue is scored once, against its three human summaries together.

@@ -6,7 +6,6 @@ allow-list, tokenizer files only if they are not the base's, never a pickle, no 
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 from hfplug.adapters import atomic
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.card import is_hub_id, merge_card, render_card
+from hfplug.adapters.card_front import has_form_of_id
 from hfplug.adapters.card_text import inline
 from hfplug.adapters.files import (
     CARD,
@@ -34,6 +34,7 @@ from hfplug.adapters.files import (
 )
 from hfplug.adapters.record import scrub
 from hfplug.adapters.safetensors_header import stored_dtypes
+from hfplug.adapters.tokenizers import sums_at
 from hfplug.errors import AdapterError
 from hfplug.hub.leaks import refuse_tokens, tokens_in_use
 from hfplug.hub.weights import check_dtype, convert
@@ -149,7 +150,7 @@ def pack(
     if dtype and before and before != [dtype]:
         notes.append(f"The weights are stored in {dtype}; they were trained in {'/'.join(before)}.")
     _write_documents(adapter, folder, base, after, notes)
-    _write_card(adapter, folder, repo_id, licence, notes)
+    _write_card(adapter, folder, repo_id, base, licence)
     for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()):
         refuse_tokens(name, folder / name, tokens_in_use(token))
     packed = Parcel.open(folder)
@@ -171,7 +172,7 @@ class _Base:
     @classmethod
     def of(cls, adapter: AdapterDir, base_id: str | None) -> _Base:
         local, commit = adapter.base_name, adapter.base_revision
-        if base_id is not None and not is_hub_id(base_id):
+        if base_id is not None and not has_form_of_id(base_id):
             raise AdapterError(
                 f"{base_id!r} is no id of a model on the Hub.", fix="Type for example: --base-id google/flan-t5-base"
             )
@@ -179,7 +180,7 @@ class _Base:
             same = base_id == local
             notes = () if commit or same else (f"No commit of {base_id} is known; the newest is loaded.",)
             return cls(base_id, commit, local, notes)
-        if is_hub_id(local):
+        if is_hub_id(local, commit):
             return cls(local, commit, local, ())
         if local is None:
             why = "The adapter does not say which base it is for"
@@ -237,34 +238,12 @@ def _is_tokenizer(file: Path, folder: Path) -> bool:
 
 def _own_tokenizer(adapter: AdapterDir, base: _Base, files: list[Path], notes: list[str]) -> list[Path]:
     """The tokenizer's files if they have to travel with the adapter; none if the base brings the same one."""
-    theirs = _tokenizer_sums(base.local, base.commit) or _tokenizer_sums(base.name, base.commit)
-    ours = _tokenizer_sums(str(adapter.path), None, _newest(files))
+    theirs = sums_at(base.local, base.commit) or sums_at(base.name, base.commit)
+    ours = sums_at(str(adapter.path))
     if theirs is None or ours is None:
         notes.append("The tokenizer is pushed too: the base's could not be looked at here, so it may be another one.")
         return files
     return [] if theirs == ours else files
-
-
-def _newest(files: list[Path]) -> int:
-    return max(file.stat().st_mtime_ns for file in files)
-
-
-@functools.lru_cache(maxsize=16)
-def _tokenizer_sums(place: str | None, commit: str | None, _stamp: int = 0) -> tuple[Any, Any] | None:
-    """Sums of a tokenizer's rules and chat template; None if there is none here. Never over the network."""
-    from transformers import AutoTokenizer
-
-    from hfplug.adapters.fingerprint import sha256_of, tokenizer_sha256
-
-    if not place:
-        return None
-    if Path(place).is_dir() and not any((Path(place) / name).is_file() for name in TOKENIZER):
-        return None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=commit or "main", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError):
-        return None
-    return tokenizer_sha256(tokenizer), sha256_of(getattr(tokenizer, "chat_template", None))
 
 
 def _write_config(path: Path, base: _Base, dtype: str | None) -> None:
@@ -287,7 +266,7 @@ def _write_config(path: Path, base: _Base, dtype: str | None) -> None:
 def _without_place(key: str, value: Any, base: _Base) -> Any:
     if not (isinstance(value, str) and _PLACES.fullmatch(key)):
         return value
-    if value == base.local and base.name:
+    if base.name and value in (base.local, base.name):
         return base.name
     return value if is_hub_id(value) else re.split(r"[/\\]", value.rstrip("/\\"))[-1]
 
@@ -327,8 +306,8 @@ def _without_places(value: Any, key: str = "") -> Any:
     return value
 
 
-def _write_card(adapter: AdapterDir, folder: Path, repo_id: str, licence: str | None, notes: list[str]) -> None:
-    card = render_card(AdapterDir.open(folder), repo_id=repo_id, licence=licence)
+def _write_card(adapter: AdapterDir, folder: Path, repo_id: str, base: _Base, licence: str | None) -> None:
+    card = render_card(AdapterDir.open(folder), repo_id=repo_id, base_id=base.name, licence=licence)
     existing = adapter.path / CARD
     if existing.is_file():
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hfplug.methods.full import Full
+from hfplug.methods.ia3 import IA3
 from hfplug.methods.lora import Lora
 from hfplug.methods.method import (
     AnatomyView,
@@ -18,6 +19,7 @@ from hfplug.methods.prompt_tuning import PromptTuning
 from hfplug.methods.qlora import QLora
 
 __all__ = [
+    "IA3",
     "AnatomyView",
     "Full",
     "LearningRate",

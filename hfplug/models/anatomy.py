@@ -16,6 +16,7 @@ from torch import nn
 from hfplug.methods.method import HEADS_OF_PEFT
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_KEY_VALUE = {"k", "v", "kv", "qkv", "wk", "wv", "wkv", "wqkv", "key", "value", "keys", "values"}
 _ROUTER = re.compile(r"(^|\.)(gate|router|wg|shared_expert_gate)(\.|$)|router", re.IGNORECASE)
 
 
@@ -33,6 +34,8 @@ class Anatomy:
         attention: Linear layers of attention modules.
         feed_forward: Linear layers of the repeated blocks that are neither attention nor a router.
         linear: All linear layers but the output head and new modules.
+        key_value: Those of ``attention`` that make keys or values, fused ones included.
+        feed_forward_output: Those of ``feed_forward`` that lead back to the width of the model.
         transposed: Those of ``linear`` that hold their weight as (in, out): GPT-2's ``Conv1D``.
         modules: Every module.
         encoder_decoder: Whether it is an encoder and a decoder.
@@ -51,6 +54,8 @@ class Anatomy:
     attention: tuple[str, ...]
     feed_forward: tuple[str, ...]
     linear: tuple[str, ...]
+    key_value: tuple[str, ...]
+    feed_forward_output: tuple[str, ...]
     transposed: tuple[str, ...]
     modules: tuple[str, ...]
     encoder_decoder: bool = False
@@ -102,6 +107,8 @@ def read_anatomy(
         attention=attention,
         feed_forward=feed_forward,
         linear=linear,
+        key_value=_key_value(attention),
+        feed_forward_output=_outputs(feed_forward, modules, _width(model, text_config)),
         transposed=tuple(name for name in linear if type(modules[name]).__name__ == "Conv1D"),
         modules=tuple(name for name in modules if name),
         encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
@@ -170,6 +177,48 @@ def _is_in_attention(name: str, modules: dict[str, nn.Module]) -> bool:
         if _ATTENTION.search(parts[end - 1]) or _ATTENTION.search(type(holder).__name__):
             return True
     return False
+
+
+def _key_value(attention: tuple[str, ...]) -> tuple[str, ...]:
+    """What makes keys or values; where no name says so (GPT-2's ``c_attn``), all but the last layer of each block."""
+    named = tuple(name for name in attention if _KEY_VALUE & {*name.rpartition(".")[2].lower().split("_")})
+    if named:
+        return named
+    last = {block_of(name): name for name in attention}
+    return tuple(name for name in attention if last[block_of(name)] != name)
+
+
+def _outputs(names: tuple[str, ...], modules: dict[str, nn.Module], width: int) -> tuple[str, ...]:
+    """Of the linear layers of each block the one that narrows to the width of the model, else the last of that width."""
+    found: dict[str, str] = {}
+    narrowing: set[str] = set()
+    for name in names:
+        fed, given = linear_shape(modules[name])
+        block = block_of(name)
+        if given != width or (block in narrowing and fed == given):
+            continue
+        found[block] = name
+        if fed != given:
+            narrowing.add(block)
+    return tuple(found.values())
+
+
+def block_of(name: str) -> str:
+    """The innermost numbered block that a module sits in: ``"layers.3"`` for ``"layers.3.mlp.down_proj"``."""
+    parts = name.split(".")
+    return ".".join(parts[: max((i + 1 for i, part in enumerate(parts[:-1]) if part.isdigit()), default=0)])
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """Numbers that go into a linear layer and that come out, also of a 4-bit layer and of ``Conv1D``."""
+    if hasattr(module, "in_features"):
+        return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
+    fed, given = module.weight.shape  # type: ignore[union-attr,misc]
+    return int(fed), int(given)
+
+
+def _width(model: nn.Module, config: Any) -> int:
+    return _first_int(config, "hidden_size", "d_model", "n_embd", default=_embedding_size(model, config))
 
 
 def _is_inside(name: str, owners: Iterable[str]) -> bool:

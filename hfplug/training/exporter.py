@@ -15,11 +15,11 @@ from transformers import TrainerCallback
 
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.files import refuse_foreign
-from hfplug.adapters.fingerprint import tokenizer_sha256
 from hfplug.adapters.lock import Lock, make_lock
 from hfplug.adapters.probe import make_probe
 from hfplug.adapters.record import Record
 from hfplug.adapters.task import Task
+from hfplug.adapters.tokenizers import is_the_bases_tokenizer
 from hfplug.errors import AdapterError
 from hfplug.models.anatomy import count_parameters
 from hfplug.models.factory import Applied, applied_to
@@ -212,31 +212,6 @@ def with_probe(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         logger.warning("The adapter is exported without a probe of its answers: %s", reason)
         return lock, f"There is no probe of its answers: {reason}"
-
-
-def is_the_bases_tokenizer(tokenizer: Any, base: str | None, commit: str | None) -> bool:
-    """Whether whoever loads the base gets this very tokenizer with it, so that the adapter need not carry it.
-
-    No Hub is asked: transformers would look there for chat templates without a limit of time, cache or no cache, and a
-    run must not wait for a Hub. A base whose tokenizer is not on this machine counts as having another one.
-
-    Args:
-        tokenizer: What the Trainer was given as ``processing_class``; None counts as the base's.
-        base: Repo id or folder of the base.
-        commit: Its commit.
-    """
-    if tokenizer is None:
-        return True
-    if not base:
-        return False
-    from transformers import AutoTokenizer
-
-    try:
-        own = AutoTokenizer.from_pretrained(base, revision=commit or "main", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError):
-        return False
-    same_template = getattr(own, "chat_template", None) == getattr(tokenizer, "chat_template", None)
-    return same_template and tokenizer_sha256(own) == tokenizer_sha256(tokenizer)
 
 
 def record_of(

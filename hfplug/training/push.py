@@ -23,6 +23,7 @@ from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.files import file_sha256
 from hfplug.adapters.lock import Lock
 from hfplug.adapters.record import Record, scrub
+from hfplug.adapters.tokenizers import is_the_bases_tokenizer
 from hfplug.errors import OutboxError, TrainingError, did_you_mean
 from hfplug.hub.deliver import (
     BackgroundDelivery,
@@ -39,7 +40,6 @@ from hfplug.hub.parcel import pack
 from hfplug.training.exporter import (
     ExporterCallback,
     adapter_source,
-    is_the_bases_tokenizer,
     record_of,
     save_to,
 )

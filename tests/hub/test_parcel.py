@@ -95,6 +95,30 @@ def test_plain_peft_is_told_the_commit_of_the_base(checkpoint, pack_it, tmp_path
     assert (config.base_model_name_or_path, config.revision) == ("google/flan-t5-small", COMMIT)
 
 
+@pytest.mark.parametrize("known", ["commit", "base_id"])
+def test_a_folder_named_like_the_base_does_not_make_it_a_local_one(tmp_path, pack_it, monkeypatch, known):
+    base = "google/flan-t5-small"
+    save_lora(tmp_path / "source", base=base)
+    lock = Lock(base=base, base_commit=COMMIT if known == "commit" else None)
+    adapter = AdapterDir.write(
+        tmp_path / "adapter", source=tmp_path / "source", lock=lock, record=Record(method="lora")
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / base).mkdir(parents=True)
+    parcel = pack_it(adapter, base_id=base if known == "base_id" else None)
+    assert front(parcel)["base_model"] == base
+    card = (parcel.folder / "README.md").read_text()
+    assert f"(https://huggingface.co/{base})" in card and f'from_pretrained("{base}"' in card
+    assert PeftConfig.from_pretrained(str(parcel.folder)).base_model_name_or_path == base
+
+
+def test_a_relative_folder_without_a_commit_is_a_local_base(tmp_path, pack_it, monkeypatch):
+    save_lora(tmp_path / "adapter", base="models/mine")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert "base_model" not in front(pack_it(tmp_path / "adapter"))
+
+
 def test_record_and_lock_name_no_place_of_this_machine(checkpoint, pack_it, tmp_path):
     base = str(tmp_path / "bases" / "my-base")
     record = Record(method="lora", base=base, data={"source": str(tmp_path / "talk.jsonl")}, notes=("By /hand.",))

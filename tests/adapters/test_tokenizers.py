@@ -10,13 +10,13 @@ import threading
 
 from transformers import AutoTokenizer
 
+from hfplug.adapters.tokenizers import is_the_bases_tokenizer
 from hfplug.demo.base import base_path
-from hfplug.training.exporter import is_the_bases_tokenizer
 
 ASK = """
 import sys
 from transformers import AutoTokenizer
-from hfplug.training.exporter import is_the_bases_tokenizer
+from hfplug.adapters.tokenizers import is_the_bases_tokenizer
 print(is_the_bases_tokenizer(AutoTokenizer.from_pretrained(sys.argv[1]), "owner/base", None))
 """
 
