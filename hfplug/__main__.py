@@ -1,4 +1,4 @@
-"""``python -m hfplug``."""
+"""``python -m hfplug COMMAND …``: as ``accelerate launch -m hfplug run …`` and ``torchrun -m hfplug run …`` start it."""
 
 from __future__ import annotations
 

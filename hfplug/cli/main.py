@@ -9,12 +9,14 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 
 import hfplug
-from hfplug.cli import demo, hub, methods, outbox, pull, push, study
+from hfplug.cli import demo, hub, methods, outbox, pull, push, run, study
 from hfplug.cli import list as list_command
 from hfplug.cli.parser import Parser, one_line
 from hfplug.errors import HfplugError
 
-COMMANDS = (demo, study, methods, push, pull, list_command, outbox, hub)
+COMMANDS = (demo, run, study, methods, push, pull, list_command, outbox, hub)
+# Their script's own messages are left as they are, and so are the words that follow the script.
+SCRIPT_COMMANDS = ("run", "doctor")
 
 
 def make_parser() -> Parser:
@@ -46,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 if the user can put it right, 130 if interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
+    debug = "--debug" in own_words(words)
     try:
         parsed = make_parser().parse_args(words)
-        _set_up_messages(debug)
+        _set_up_messages("all" if debug or parsed.command in SCRIPT_COMMANDS else "ours")
         command = next(item for item in COMMANDS if item.__name__.endswith(f".{parsed.command}"))
         return command.run(parsed)
     except HfplugError as error:
@@ -75,15 +77,26 @@ class _ErrorStream(logging.StreamHandler):
         super().emit(record)
 
 
-def _set_up_messages(debug: bool) -> None:
-    """Our own messages on the error stream; those of the libraries only with --debug."""
+def own_words(words: Sequence[str]) -> list[str]:
+    """The words that are for hfplug: where a script is run, those before it.
+
+    Args:
+        words: All words after ``hfplug``.
+    """
+    has_script = any(word in SCRIPT_COMMANDS for word in words)
+    end = next((at for at, word in enumerate(words) if word == "--" or word.endswith(".py")), len(words))
+    return list(words[:end]) if has_script else list(words)
+
+
+def _set_up_messages(whose: str) -> None:
+    """Our own messages on the error stream; those of the libraries too if ``whose`` is ``"all"``."""
     ours = logging.getLogger("hfplug")
     if not ours.handlers:
         handler = _ErrorStream()
         handler.setFormatter(logging.Formatter("hfplug: %(message)s"))
         ours.addHandler(handler)
         ours.propagate = False
-    if debug:
+    if whose == "all":
         return
     import warnings
 
