@@ -70,6 +70,7 @@ _PUBLIC = {
     "make_collator": "hfplug.training.collate",
     "make_method_arguments": "hfplug.training.arguments",
     "method_names": "hfplug.methods",
+    "plug": "hfplug.training.plug",
     "preview_push": "hfplug.hub.push",
     "pull_adapter": "hfplug.hub.pull",
     "push_adapter": "hfplug.hub.push",
@@ -159,6 +160,7 @@ if TYPE_CHECKING:
     from hfplug.training.collate import make_collator as make_collator
     from hfplug.training.guard import advised_learning_rate as advised_learning_rate
     from hfplug.training.meter import RunFigures as RunFigures
+    from hfplug.training.plug import plug as plug
     from hfplug.training.preprocess import Preprocessor as Preprocessor
     from hfplug.training.push import HubPushCallback as HubPushCallback
     from hfplug.training.sources import load_data as load_data

@@ -74,16 +74,17 @@ def setting_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> li
 
 
 def refuse_other_weights(model: Any, state_dict: Mapping[str, Any]) -> None:
-    """Refuse a state dict of which no tensor belongs to the model: a full checkpoint under an adapter.
+    """Refuse a state dict whose tensors are all the base's own: a fully tuned model under an adapter.
 
     Args:
         model: A ``PeftModel``.
         state_dict: What is to be loaded.
 
     Raises:
-        MismatchError: None of the names is one of the model's.
+        MismatchError: The names are those of the base without an adapter.
     """
-    if state_dict and not set(state_dict) & set(model.state_dict()):
+    came = set(state_dict)
+    if came & set(model.get_base_model().state_dict()) and not came & set(model.state_dict()):
         raise MismatchError(
             f"These weights are not those of this adapter: none of their {len(state_dict)} tensors "
             f"(e.g. {next(iter(state_dict))}) has a place in the tuned model.",

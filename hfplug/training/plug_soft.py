@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hfplug.errors import TrainingError
-from hfplug.methods.method import CLASSIFICATION, QUESTIONS
+from hfplug.methods.method import CLASSIFICATION, QUESTIONS, TOKENS
 
 # Of PEFT: these go into the cache of keys and values and leave the input as long as it was.
 _INTO_THE_CACHE = ("PREFIX_TUNING", "CARTRIDGE")
@@ -65,6 +65,9 @@ def soft_forward(model: Any, kwargs: dict[str, Any], plain: Callable[..., Any]) 
     elif task_type == CLASSIFICATION and kwargs.get("input_ids") is not None and extra:
         outputs = _cut(_classify(model, base, kwargs, extra), length, extra, but=("logits",))
     else:
+        if task_type == TOKENS and kwargs.get("labels") is not None:  # PEFT lengthens those of causal models only
+            front = kwargs["labels"].new_full((kwargs["labels"].shape[0], extra), -100)
+            kwargs["labels"] = torch.cat([front, kwargs["labels"]], dim=1)
         but = ("logits",) if task_type == CLASSIFICATION else ()
         outputs = _cut(plain(**kwargs, return_dict=True), length, extra, but=but)
     return outputs.to_tuple() if wants_tuple else outputs

@@ -34,9 +34,7 @@ def main():
         arguments, training_args = parser.parse_args_into_dataclasses()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     model = AutoModelForCausalLM.from_pretrained(arguments.model_name_or_path)
-    raw = load_dataset(
-        "json", data_files={"train": arguments.train_file, "validation": arguments.validation_file}
-    )
+    raw = load_dataset("json", data_files={"train": arguments.train_file, "validation": arguments.validation_file})
     tokenized = raw.map(
         lambda rows: tokenizer(rows["dialogue"]), batched=True, remove_columns=raw["train"].column_names
     )
