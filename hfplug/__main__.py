@@ -1,4 +1,4 @@
-"""``python -m hfplug COMMAND …``: as ``accelerate launch -m hfplug run …`` and ``torchrun -m hfplug run …`` start it."""
+"""``python -m hfplug COMMAND …``, as ``accelerate launch -m hfplug`` and ``torchrun -m hfplug`` start it."""
 
 from __future__ import annotations
 

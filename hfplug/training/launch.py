@@ -57,9 +57,10 @@ def run_script(
     if not getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, str(path.resolve().parent))
     module = types.ModuleType("__main__")
-    module.__dict__.update(
-        __file__=str(script), __builtins__=__builtins__, __loader__=SourceFileLoader("__main__", str(script))
-    )
+    names = {"__file__": str(script), "__builtins__": __builtins__, "__annotations__": {}, "__cached__": None}
+    # Which of them Python sets depends on its version.
+    module.__dict__.update({name: value for name, value in names.items() if name in vars(sys.modules["__main__"])})
+    module.__dict__.update(__file__=str(script), __loader__=SourceFileLoader("__main__", str(script)))
     sys.modules["__main__"] = module
     _die_of_interrupts()
     try:

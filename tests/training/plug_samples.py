@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
@@ -18,12 +20,18 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
+    Trainer,
 )
 
 from hfplug.demo.base import base_path
 from hfplug.demo.world import generate
+from hfplug.methods import resolve_method
+from hfplug.training.launch import run_script
+from hfplug.training.launch_patches import patches_for
+from hfplug.training.plug_trainer import Plan
 
 SCRIPTS = Path(__file__).parent / "scripts"
 ROOT = Path(__file__).parents[2]
@@ -182,3 +190,33 @@ def python(*words: Any, code: int | None = 0, cwd: Path | None = None, **more: s
 def metrics_of(output: Path, split: str = "eval") -> dict[str, Any]:
     """What ``trainer.save_metrics`` wrote."""
     return json.loads((output / f"{split}_results.json").read_text(encoding="utf-8"))
+
+
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, script: Path, words: list[str], method: Any, **plan: Any
+) -> tuple[int, dict[str, Any]]:
+    """What ``hfplug run`` does, in this process, and undone afterwards.
+
+    Args:
+        monkeypatch: Of the test.
+        script: The script.
+        words: Its arguments.
+        method: Name of a method, or a method.
+        **plan: As for :class:`~hfplug.training.plug_trainer.Plan`.
+
+    Returns:
+        The exit status and the script's global names.
+    """
+    chosen = resolve_method(method)
+    patches = patches_for(lambda: Plan(method=chosen, **plan), chosen)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    before = PreTrainedModel.__dict__["from_pretrained"], AutoConfig.__dict__["from_pretrained"]
+    try:
+        status = run_script(script, [str(word) for word in words], patches=patches)
+        return status, vars(sys.modules["__main__"])
+    finally:
+        PreTrainedModel.from_pretrained, AutoConfig.from_pretrained = before
+        # Deleting it would leave a Trainer that takes no arguments.
+        Trainer.__new__ = staticmethod(lambda cls, *args, **kwargs: object.__new__(cls))

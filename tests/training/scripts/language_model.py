@@ -40,7 +40,7 @@ def main():
     )
 
     def group(examples):
-        joined = {key: list(chain(*examples[key])) for key in examples.keys()}
+        joined = {key: list(chain(*examples[key])) for key in examples}
         total = len(joined["input_ids"]) // arguments.block_size * arguments.block_size
         result = {
             key: [values[at : at + arguments.block_size] for at in range(0, total, arguments.block_size)]

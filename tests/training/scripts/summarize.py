@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Optional
 
 import numpy as np
 from datasets import load_dataset
@@ -26,16 +25,16 @@ logger = logging.getLogger(__name__)
 @dataclass
 class ModelArguments:
     model_name_or_path: str = field(metadata={"help": "model"})
-    tokenizer_name: Optional[str] = field(default=None, metadata={"help": "tokenizer"})
-    add_tokens: Optional[int] = field(default=0, metadata={"help": "tokens to add to the vocabulary"})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "tokenizer"})
+    add_tokens: int | None = field(default=0, metadata={"help": "tokens to add to the vocabulary"})
 
 
 @dataclass
 class DataArguments:
-    train_file: Optional[str] = field(default=None, metadata={"help": "rows to train on"})
-    validation_file: Optional[str] = field(default=None, metadata={"help": "rows to evaluate on"})
-    max_source_length: Optional[int] = field(default=64, metadata={"help": "tokens"})
-    max_target_length: Optional[int] = field(default=24, metadata={"help": "tokens"})
+    train_file: str | None = field(default=None, metadata={"help": "rows to train on"})
+    validation_file: str | None = field(default=None, metadata={"help": "rows to evaluate on"})
+    max_source_length: int | None = field(default=64, metadata={"help": "tokens"})
+    max_target_length: int | None = field(default=24, metadata={"help": "tokens"})
     pad_to_max_length: bool = field(default=False, metadata={"help": "pad to the maximum"})
 
 
@@ -90,7 +89,10 @@ def main():
         decoded = tokenizer.batch_decode(preds, skip_special_tokens=True)
         labels = np.where(labels != -100, labels, tokenizer.pad_token_id)
         wanted = tokenizer.batch_decode(labels, skip_special_tokens=True)
-        same = [len(set(a.split()) & set(b.split())) / max(len(set(b.split())), 1) for a, b in zip(decoded, wanted)]
+        same = [
+            len(set(a.split()) & set(b.split())) / max(len(set(b.split())), 1)
+            for a, b in zip(decoded, wanted, strict=False)
+        ]
         return {"overlap": float(np.mean(same)), "gen_len": float(np.mean([len(text) for text in decoded]))}
 
     trainer = Seq2SeqTrainer(
