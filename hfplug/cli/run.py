@@ -92,7 +92,7 @@ def launch(
         if preflight is not None:
             from hfplug.training.preflight import Preflight
 
-            before = Preflight(mode=preflight, as_json=getattr(parsed, "json", False))
+            before = Preflight(mode=preflight, as_json="on" if getattr(parsed, "json", False) else "off")
         return Plan(method=method, learning_rate=parsed.learning_rate, callbacks=callbacks, before_training=before)
 
     return run_script(script, arguments, patches=patches_for(make_plan, method))

@@ -1,0 +1,271 @@
+"""Preflight checks of the model: what trains, what is saved, what comes back, and what it takes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+import torch
+from torch import nn
+
+from hfplug.methods.method import HEADS_OF_PEFT
+from hfplug.models.factory import applied_to
+from hfplug.models.memory import tensor_bytes, weight_bytes, weight_tensors
+from hfplug.training.guard import check_trainable
+from hfplug.training.plug_exchange import is_plugged
+from hfplug.training.plug_soft import extra_positions
+from hfplug.training.preflight_sample import Sample
+from hfplug.training.tensor_memory import TensorMemory
+
+Result = tuple[str, str, str]
+
+
+def trains_what_is_saved(trainer: Any, sample: Sample) -> Result:
+    """Are the tensors that train just those that are saved?"""
+    check_trainable(trainer.model)
+    trained = [one for one in trainer.model.parameters() if one.requires_grad]
+    count = sum(one.numel() for one in trained)
+    return "ok", f"{len(trained)} tensors with {count:,} numbers train, and all are saved", ""
+
+
+def saved_head(trainer: Any, sample: Sample) -> Result:
+    """Is a head, or what else starts at random, saved with the adapter?"""
+    applied = applied_to(trainer.model)
+    new = applied.anatomy.new_modules if applied is not None else ()
+    if not is_plugged(trainer.model):
+        return "ok", "the whole model is saved", ""
+    if not new:
+        return "ok", "nothing starts at random", ""
+    saved = _saved(trainer.model)
+    absent = [name for name in new if not any(f".{name}." in f".{key}" for key in saved)]
+    if absent:
+        return (
+            "error",
+            f"{', '.join(absent)} starts at random and is not saved with the adapter.",
+            ("Name it in modules_to_save; this is a bug of hfplug's, please report it."),
+        )
+    is_head = applied is not None and applied.anatomy.task_type in HEADS_OF_PEFT
+    return "ok", f"{', '.join(new)} is trained and saved" + (" (the head)" if is_head else ""), ""
+
+
+def saved_embedding(trainer: Any, sample: Sample) -> Result:
+    """Would the whole embedding be saved, and why?"""
+    model = trainer.model
+    if not is_plugged(model):
+        return "ok", "the whole model is saved", ""
+    setting = model._hfplug.save_embeddings
+    from peft import get_peft_model_state_dict
+
+    offline = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # PEFT would ask the Hub for the base's configuration
+    try:
+        whole = get_peft_model_state_dict(model, save_embedding_layers=setting)
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE")
+        if offline is not None:
+            os.environ["HF_HUB_OFFLINE"] = offline
+    beyond = tensor_bytes(whole[name] for name in set(whole) - set(_saved(model)))
+    if beyond:
+        return (
+            "warning",
+            (f"the whole embedding ({beyond / 1e6:,.1f} MB) is saved with the adapter, as the vocabulary was resized."),
+            "Use lora, which saves the new rows alone, or do not add tokens that are not needed.",
+        )
+    return "ok", "the embedding is not saved", ""
+
+
+def adapter_size(trainer: Any, sample: Sample) -> Result:
+    """How many bytes an adapter takes on disk."""
+    if not is_plugged(trainer.model):
+        return "ok", f"a full copy of {weight_bytes(trainer.model) / 1e6:,.1f} MB a checkpoint", ""
+    size = tensor_bytes(_saved(trainer.model).values())
+    return "ok", f"{size / 1e6:,.3f} MB a checkpoint (a full copy: {weight_bytes(trainer.model) / 1e6:,.1f} MB)", ""
+
+
+def gradients(trainer: Any, sample: Sample) -> Result:
+    """Does every trainable tensor get a gradient, and every row of a soft prompt?"""
+    model = trainer.model
+    if _is_sharded(trainer):
+        return "skipped", "the model is sharded", ""
+    batch = sample.need_batch()
+    _as_trainer_checkpoints(trainer)
+    model.train()
+    memory = TensorMemory(weight_tensors(model))
+    with torch.enable_grad(), memory, trainer.compute_loss_context_manager():
+        outputs = model(**batch)
+        loss = outputs["loss"] if isinstance(outputs, dict) and "loss" in outputs else None
+        loss = loss if loss is not None else _some_loss(outputs)
+        sample.findings["outputs"] = {
+            name: tuple(value.shape) for name, value in outputs.items() if isinstance(value, torch.Tensor)
+        }
+        loss.backward()
+    memory.close()
+    sample.findings["activations"] = memory.peak
+    trained = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+    without = [name for name, one in trained if one.grad is None]
+    dead = [name for name, one in trained if "prompt" in name and one.grad is not None and _dead_rows(one.grad)]
+    model.zero_grad(set_to_none=True)
+    if not torch.isfinite(loss):
+        return "error", f"the loss of the first batch is {loss.item()}.", "Check the dtype (fp16?) and the labels."
+    if without and len(without) == len(trained):
+        return (
+            "error",
+            "no trainable tensor gets a gradient: the graph is cut, as by reentrant gradient checkpointing.",
+            ("Pass --gradient_checkpointing_kwargs '{\"use_reentrant\": false}' to the script."),
+        )
+    if without and is_plugged(model):
+        return (
+            "error",
+            f"{len(without)} trainable tensors get no gradient: {', '.join(without[:3])}.",
+            ("They sit in layers that this input does not run through: leave those out of target_modules."),
+        )
+    if dead:
+        return (
+            "warning",
+            f"rows of {dead[0]} get no gradient, so they would never learn.",
+            ("Use fewer virtual tokens; on encoder-decoder models one row a token is enough."),
+        )
+    more = f" ({len(without)} unused parts do not)" if without else ""
+    return "ok", f"all of {len(trained)} trainable tensors get a gradient{more}; loss {loss.item():.4g}", ""
+
+
+def output_lengths(trainer: Any, sample: Sample) -> Result:
+    """Are logits as long as labels, as a script's metrics need them?"""
+    batch, shapes = sample.need_batch(), sample.findings.get("outputs", {})
+    labels, logits = batch.get("labels"), shapes.get("logits")
+    if not isinstance(labels, torch.Tensor) or labels.dim() != 2 or logits is None or len(logits) != 3:
+        return "ok", "no sequence of labels to compare with", ""
+    if logits[1] != labels.shape[1]:
+        return (
+            "warning",
+            f"logits have {logits[1]} places and labels {labels.shape[1]}.",
+            ("Let compute_metrics cut the logits to the labels."),
+        )
+    extra = extra_positions(trainer.model) if is_plugged(trainer.model) else 0
+    more = f" ({extra} virtual places are cut)" if extra else ""
+    return "ok", f"logits and labels have {logits[1]} places{more}", ""
+
+
+def peak_memory(trainer: Any, sample: Sample) -> Result:
+    """What a step takes against what is free."""
+    model = trainer.model
+    if "activations" not in sample.findings:
+        return "skipped", "no pass was made", ""
+    device = next(model.parameters()).device
+    trained = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
+    rows = next((value.shape[0] for value in sample.need_batch().values() if isinstance(value, torch.Tensor)), 1)
+    scale = trainer.args.per_device_train_batch_size / max(rows, 1)
+    # Gradients are among what the pass made; AdamW's two moments come with the first step.
+    if device.type == "cuda":
+        activations = torch.cuda.max_memory_allocated(device) - weight_bytes(model)
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        activations, free = sample.findings["activations"], _available_bytes()
+    need = int(max(activations, 0) * scale + 2 * trained)
+    held = weight_bytes(model)
+    saw = f"{(held + need) / 1e6:,.0f} MB at the peak, of which {held / 1e6:,.0f} MB are loaded already"
+    if free is None:
+        return "ok", f"{saw}; what is free is not known here", ""
+    if need > free:
+        return (
+            "warning",
+            f"{saw}; {free / 1e6:,.0f} MB are free.",
+            ("Lower per_device_train_batch_size, pass --gradient_checkpointing, or use qlora."),
+        )
+    return "ok", f"{saw}; {free / 1e6:,.0f} MB are free", ""
+
+
+def survives_saving(trainer: Any, sample: Sample) -> Result:
+    """Does the adapter come back from the disk as it was: every tensor, and the same outputs?"""
+    model = trainer.model
+    if not is_plugged(model) or _is_sharded(trainer):
+        return "skipped", "only an adapter on one device is tried", ""
+    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    before = {name: one.detach().clone() for name, one in trained.items()}
+    state, mode = model._hfplug.state, model.training
+    model.eval()
+    try:
+        model._hfplug.state = "on"
+        _randomise(trained, seed=1)
+        wanted = {name: one.detach().clone() for name, one in trained.items()}
+        with tempfile.TemporaryDirectory(prefix="hfplug-preflight-") as folder:
+            _save_tensors(model, folder)
+            _randomise(trained, seed=2)
+            _load_tensors(model, folder)
+        lost = [name for name, one in trained.items() if not torch.equal(one, wanted[name])]
+    finally:
+        with torch.no_grad():
+            for name, one in trained.items():
+                one.copy_(before[name])
+        model._hfplug.state = state
+        model.train(mode)
+    if lost:
+        return (
+            "error",
+            f"{len(lost)} trained tensors do not come back from the disk: {', '.join(lost[:3])}.",
+            ("Use another method for this model, and report it."),
+        )
+    return "ok", f"saved, overwritten and loaded: all {len(trained)} trained tensors came back bit for bit", ""
+
+
+def _save_tensors(model: Any, folder: str) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _saved(model).items()}
+    save_file(tensors, os.path.join(folder, "adapter_model.safetensors"))
+
+
+def _load_tensors(model: Any, folder: str) -> None:
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    set_peft_model_state_dict(model, load_file(os.path.join(folder, "adapter_model.safetensors")))
+
+
+def _saved(model: Any) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
+
+
+def _randomise(tensors: dict[str, nn.Parameter], *, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for one in tensors.values():
+            one.copy_(torch.randn(one.shape, generator=generator).to(one.dtype))
+
+
+def _some_loss(outputs: Any) -> torch.Tensor:
+    """A number to differentiate where the script computes its own loss from the outputs."""
+    tensors = [value for value in outputs.values() if isinstance(value, torch.Tensor) and value.requires_grad]
+    return torch.stack([value.float().pow(2).mean() for value in tensors]).sum()
+
+
+def _dead_rows(gradient: torch.Tensor) -> bool:
+    return gradient.dim() == 2 and bool((gradient == 0).all(dim=1).any())
+
+
+def _as_trainer_checkpoints(trainer: Any) -> None:
+    """Switch gradient checkpointing on as ``train`` is about to do, so that what it breaks shows here."""
+    args = trainer.args
+    if not getattr(args, "gradient_checkpointing", False) and not getattr(args, "activation_checkpointing", False):
+        return
+    kwargs = getattr(args, "gradient_checkpointing_kwargs", None) or getattr(
+        args, "activation_checkpointing_kwargs", None
+    )
+    kwargs = {key: value for key, value in (kwargs or {}).items() if key not in ("every_n_layers", "offload")}
+    trainer.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs or None)
+
+
+def _is_sharded(trainer: Any) -> bool:
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def _available_bytes() -> int | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not on Linux
+        return None
+    return int(line.split()[1]) * 1024
