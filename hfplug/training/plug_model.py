@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from hfplug.training.plug_settings import read_settings
 
 logger = logging.getLogger(__name__)
 
+# Models of which it was said already that they are left alone.
+_TOLD: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
 
 def plug_model(model: Any, method: TuningMethod, *, device: torch.device | str | None = None) -> str:
     """Put a method onto a model, in place: the object itself becomes the tuned model.
@@ -44,11 +48,13 @@ def plug_model(model: Any, method: TuningMethod, *, device: torch.device | str |
     if is_plugged(model) or (known is not None and known.method == method):
         return _keep(model, method, known)
     if has_peft(model):
-        logger.warning(
-            "The script put an adapter of its own on its %s; it is kept, and %s is not put on it.",
-            _shown(model),
-            method.name,
-        )
+        if model not in _TOLD:
+            _TOLD.add(model)
+            logger.warning(
+                "The script put an adapter of its own on its %s; it is kept, and %s is not put on it.",
+                _shown(model),
+                method.name,
+            )
         return "own"
     _refuse_unfit(model)
     kind = task_type_of(model)

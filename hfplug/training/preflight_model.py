@@ -99,7 +99,8 @@ def gradients(trainer: Any, sample: Sample) -> Result:
         sample.findings["outputs"] = {
             name: tuple(value.shape) for name, value in outputs.items() if isinstance(value, torch.Tensor)
         }
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
     memory.close()
     sample.findings["activations"] = memory.peak
     trained = [(name, one) for name, one in model.named_parameters() if one.requires_grad]

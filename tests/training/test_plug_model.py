@@ -1,4 +1,4 @@
-"""A model object that becomes the tuned model: every reference is the tuned one, and its outputs have the base's shapes."""
+"""A model object that becomes the tuned one: every reference is, and its outputs have the base's shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody's notebook, exported: everything at module level, a teacher, two Trainers, a model that is used afterwards."""
+"""Somebody's notebook, exported: all at module level, a teacher, two Trainers, a model that is used afterwards."""
 
 import sys
 
