@@ -48,11 +48,11 @@ def patch_trainer(module: types.ModuleType, make_plan: Callable[[], Plan]) -> No
     """
     trainer_class: Any = module.Trainer  # type: ignore[attr-defined]
 
-    def new(cls: type, *args: Any, **kwargs: Any) -> Any:
+    def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
         from hfplug.training.plug_trainer import plug_before, plugged_class
 
-        kind = plugged_class(cls)
-        trainer = object.__new__(kind)
+        kind: Any = plugged_class(cls)
+        trainer: Any = object.__new__(kind)
         trainer.__dict__["hfplug_plan"] = make_plan()
         plug_before(trainer, _bound(cls, args, kwargs))
         return trainer

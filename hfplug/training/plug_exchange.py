@@ -147,7 +147,8 @@ def become(model: nn.Module, tuned: nn.Module, plug: Plug) -> None:
         tuned: The ``PeftModel`` around its twin; not to be used afterwards.
         plug: What is on it.
     """
-    kind = _plugged_class(type(tuned), type(model))
+    classes: Any = type(tuned), type(model)
+    kind = _plugged_class(*classes)
     tuned.__dict__["_hfplug"] = plug
     object.__setattr__(model, "__dict__", tuned.__dict__)
     object.__setattr__(model, "__class__", kind)

@@ -56,7 +56,6 @@ class PluggedTrainer(Trainer):
     hfplug_plan: Plan
     hfplug_pushes: str | None = None
 
-    @functools.wraps(Trainer.__init__)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         bound = inspect.signature(Trainer.__init__).bind_partial(self, *args, **kwargs)
         given = bound.arguments
@@ -98,6 +97,10 @@ class PluggedTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: Any, model: Any = None) -> None:
         refuse_other_kind(resume_from_checkpoint, self.hfplug_plan.method, self.model)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+# What reads a Trainer's signature finds Trainer's own.
+PluggedTrainer.__init__.__signature__ = inspect.signature(Trainer.__init__)  # type: ignore[attr-defined]
 
 
 @functools.cache
@@ -247,5 +250,6 @@ def plug_existing(trainer: Any, plan: Plan) -> None:
         _plug(trainer, trainer.model, trainer.args)
     if getattr(trainer.args, "push_to_hub", False):
         trainer.hfplug_pushes, trainer.args = push_settings(copy.copy(trainer.args))
-    trainer.__class__ = plugged_class(type(trainer))
+    was: Any = type(trainer)
+    trainer.__class__ = plugged_class(was)
     settle(trainer)
