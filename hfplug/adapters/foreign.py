@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.errors import AdapterError, MethodError, SettingError
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 _METHOD_OF_PEFT_TYPE = {"IA3": "ia3", "LORA": "lora", "PROMPT_TUNING": "prompt_tuning"}
 # These are no adapter of one base: their configuration names further repos, which PEFT would fetch, pickles and all.
 _REFERS_TO_OTHERS = {"XLORA": "names other adapters to be fetched"}
+# Types whose layers hold what they train beside the base's weights (PEFT 0.21).
+_LEAVES_THE_BASE = ("ADALORA", "BOFT", "IA3", "LN_TUNING", "LOHA", "LOKR", "OFT", "TRAINABLE_TOKENS", "VERA")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,10 @@ class ForeignMethod(TuningMethod):
 
     def virtual_tokens(self) -> int:
         return self.positions
+
+    def loading(self, config: Mapping[str, Any]) -> Literal["beside", "into"]:
+        """Said of the types whose layers were read; of any other the worse is taken for granted."""
+        return "beside" if self.is_prompt == "yes" or self.name.upper() in _LEAVES_THE_BASE else "into"
 
     @contextlib.contextmanager
     def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:

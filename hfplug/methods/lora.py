@@ -12,8 +12,9 @@ file decides where it goes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.errors import MethodError, did_you_mean
 from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
@@ -60,6 +61,11 @@ class Lora(TuningMethod):
             modules_to_save=modules_to_save(anatomy),
             fan_in_fan_out=bool(anatomy.transposed) and set(anatomy.transposed) == set(anatomy.linear),
         )
+
+    def loading(self, config: Mapping[str, Any]) -> Literal["beside", "into"]:
+        """PiSSA, OLoRA and their kin move a part of the base's weights into A and B when the layers are made."""
+        kept = config.get("init_lora_weights") in (None, True, False, "gaussian", "orthogonal", "eva")
+        return "beside" if kept else "into"
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """About ten times that of full fine-tuning (Biderman et al. 2024, section 4; Dettmers et al. 2023,

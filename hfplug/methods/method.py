@@ -21,7 +21,7 @@ import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from hfplug.errors import MethodError, SettingError, did_you_mean
 from hfplug.methods.settings import check_setting
@@ -230,6 +230,19 @@ class TuningMethod:
     def virtual_tokens(self) -> int:
         """How many positions of the model's input this method takes for itself."""
         return 0
+
+    def loading(self, config: Mapping[str, Any]) -> Literal["beside", "into"]:
+        """Whether putting a trained adapter of this method on leaves the base's weights as they are.
+
+        Tensors of the base that are in the adapter's own file are known anyway, and do not count.
+
+        Args:
+            config: Content of ``adapter_config.json``.
+
+        Returns:
+            ``"beside"``, or ``"into"`` if weights of the base are written into while it is loaded.
+        """
+        return "beside"
 
     @contextlib.contextmanager
     def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:
