@@ -15,8 +15,12 @@ _PUBLIC = {
     "AdapterDir": "hfplug.adapters.adapter_dir",
     "AdapterEntry": "hfplug.hub.catalogue",
     "AdapterError": "hfplug.errors",
+    "Answer": "hfplug.serving.asked",
+    "Asked": "hfplug.serving.asked",
     "BaseModelError": "hfplug.errors",
+    "BatchingDecision": "hfplug.serving.info",
     "DataError": "hfplug.errors",
+    "Decoding": "hfplug.serving.decoding",
     "Full": "hfplug.methods",
     "HfplugError": "hfplug.errors",
     "HubAccessError": "hfplug.errors",
@@ -27,6 +31,7 @@ _PUBLIC = {
     "HubQuotaError": "hfplug.errors",
     "HubRejectedError": "hfplug.errors",
     "HubUnavailableError": "hfplug.errors",
+    "Limits": "hfplug.serving.info",
     "Lock": "hfplug.adapters.lock",
     "Lora": "hfplug.methods",
     "MethodArguments": "hfplug.training.arguments",
@@ -35,6 +40,7 @@ _PUBLIC = {
     "MissingExtraError": "hfplug.errors",
     "Outbox": "hfplug.hub.outbox",
     "OutboxError": "hfplug.errors",
+    "Piece": "hfplug.serving.asked",
     "Preprocessor": "hfplug.training.preprocess",
     "Preview": "hfplug.hub.push",
     "ProbeResult": "hfplug.adapters.probe",
@@ -46,6 +52,8 @@ _PUBLIC = {
     "Report": "hfplug.comparison.variants",
     "RunFigures": "hfplug.training.meter",
     "Sent": "hfplug.hub.send",
+    "Service": "hfplug.serving.service",
+    "ServiceMemory": "hfplug.serving.info",
     "ServingError": "hfplug.errors",
     "SettingError": "hfplug.errors",
     "SpaceError": "hfplug.errors",
@@ -55,6 +63,7 @@ _PUBLIC = {
     "TrainingError": "hfplug.errors",
     "TuningMethod": "hfplug.methods",
     "UnsafeFileError": "hfplug.errors",
+    "VariantInfo": "hfplug.serving.info",
     "adapter_callbacks": "hfplug.training.callbacks",
     "advised_learning_rate": "hfplug.training.guard",
     "apply_method": "hfplug.models.factory",
@@ -151,7 +160,16 @@ if TYPE_CHECKING:
     from hfplug.methods import register_method as register_method
     from hfplug.models.factory import apply_method as apply_method
     from hfplug.models.factory import build_model as build_model
+    from hfplug.serving.asked import Answer as Answer
+    from hfplug.serving.asked import Asked as Asked
+    from hfplug.serving.asked import Piece as Piece
+    from hfplug.serving.decoding import Decoding as Decoding
     from hfplug.serving.generate import generate_texts as generate_texts
+    from hfplug.serving.info import BatchingDecision as BatchingDecision
+    from hfplug.serving.info import Limits as Limits
+    from hfplug.serving.info import ServiceMemory as ServiceMemory
+    from hfplug.serving.info import VariantInfo as VariantInfo
+    from hfplug.serving.service import Service as Service
     from hfplug.training.arguments import MethodArguments as MethodArguments
     from hfplug.training.arguments import make_method_arguments as make_method_arguments
     from hfplug.training.callbacks import adapter_callbacks as adapter_callbacks

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hfplug.errors import MethodError
+from hfplug.serving.decoding import make_generation_config
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -116,7 +117,7 @@ class _Asker:
         self.model = model
         self.method = method
         self.encoder_decoder = bool(model.config.is_encoder_decoder)  # type: ignore[union-attr]
-        self.config = _generation_config(model, tokenizer, decoding, stop_token_ids)
+        self.config = make_generation_config(model.generation_config, tokenizer, decoding, stop_token_ids)  # type: ignore[arg-type]
         self.stops = set(self.config.eos_token_id or ())  # type: ignore[arg-type]
 
     def ask(self, prompts: Sequence[Sequence[int]], config: GenerationConfig | None = None) -> list[list[int]]:
@@ -147,25 +148,6 @@ class _Asker:
             if token in self.stops:
                 return row[: position + 1]
         return row
-
-
-def _generation_config(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, decoding: Mapping[str, Any], stop_token_ids: tuple[int, ...]
-) -> GenerationConfig:
-    """The model's own generation settings with those of the task on top, in a copy."""
-    config = copy.deepcopy(model.generation_config)  # type: ignore[arg-type]
-    if not decoding.get("do_sample", False):
-        # Sampling settings of a chat model's own file would only draw warnings under greedy decoding.
-        config.temperature = config.top_p = config.top_k = None
-    config.max_length = None
-    config.update(**dict(decoding))
-    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    stops = [token for token in (*own, *stop_token_ids) if token is not None]
-    config.eos_token_id = list(dict.fromkeys(stops)) or None
-    if config.pad_token_id is None:
-        pad = tokenizer.pad_token_id
-        config.pad_token_id = pad if pad is not None else (stops[0] if stops else 0)
-    return config
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
