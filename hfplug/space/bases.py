@@ -31,6 +31,7 @@ class Candidate:
         base: The base that it names, or None.
         base_commit: The commit of the base that it names, or None.
         quantized: Whether it was trained over a quantised base, so that bitsandbytes is needed.
+        private: Whether only its owner may read it.
         notes: What a visitor should know.
     """
 
@@ -41,6 +42,7 @@ class Candidate:
     base: str | None = None
     base_commit: str | None = None
     quantized: str = "no"
+    private: str = "no"
     notes: tuple[str, ...] = ()
 
 

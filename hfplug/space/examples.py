@@ -86,7 +86,7 @@ def _read(path: Path, name: str) -> Sequence[Any]:
             raise SpaceError(f"{name!r} has more than {_LARGEST_FILE >> 20} MB.", fix=f"Keep at most {MOST} examples.")
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             rows = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:

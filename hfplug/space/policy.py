@@ -205,7 +205,8 @@ def look_at(config: SpaceConfig, repo_id: str, revision: str | None = None, *, v
         }
     card = getattr(info, "card_data", None)
     named = getattr(card, "base_model", None) if card is not None else None
-    return judged(config, Candidate(repo_id, commit, _kind(files), size), documents, named)
+    found = Candidate(repo_id, commit, _kind(files), size, private="yes" if info.private else "no")
+    return judged(config, found, documents, named)
 
 
 # ------------------------------------------------------------------------------------------------ fetching
