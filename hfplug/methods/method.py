@@ -74,6 +74,7 @@ class AnatomyView(Protocol):
     def tokenizer_source(self) -> str | None: ...
     @property
     def revision(self) -> str | None: ...
+    def cache_shapes(self) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,8 @@ class TuningMethod:
         task_types: The task types it works on.
         merging: ``"exact"`` if the result can become part of the base's weights, else why not.
         extra: The extra of hfplug that it needs, or None.
+        tried_out: ``"on"`` if the model is run once when the method is put on it, on a few tokens and back, because
+            whether the method works shows only then.
     """
 
     name: ClassVar[str]
@@ -136,6 +139,7 @@ class TuningMethod:
     task_types: ClassVar[tuple[str, ...]] = TASK_TYPES
     merging: ClassVar[str] = "exact"
     extra: ClassVar[str | None] = None
+    tried_out: ClassVar[str] = "off"
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -197,6 +201,24 @@ class TuningMethod:
             stored: e.g. ``"bfloat16"``.
         """
         return stored
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Put right what PEFT leaves, on the model that it made; the model itself, changed in place, is returned.
+
+        Args:
+            model: A ``PeftModel`` with this method on it, before it is trained.
+        """
+        return model
+
+    def check_arguments(self, arguments: Any) -> None:
+        """Refuse training arguments under which the method would not train.
+
+        Args:
+            arguments: ``TrainingArguments``.
+
+        Raises:
+            TrainingError: with the argument to change.
+        """
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """The learning rate to use on a model of this shape and size."""
@@ -260,6 +282,29 @@ class TuningMethod:
         """
         with model.disable_adapter():  # type: ignore[operator]
             yield model
+
+    def input_vectors(self, model: nn.Module) -> Tensor | None:
+        """The vectors that the method puts between a row's padding and its first token.
+
+        Args:
+            model: The tuned model.
+
+        Returns:
+            Shape (virtual tokens, width), or None if the method puts none there.
+        """
+        return None
+
+    def cached_prefix(self, model: nn.Module) -> tuple[tuple[Tensor, Tensor] | None, ...] | None:
+        """The keys and values that the method puts before those of each layer (of a decoder's self-attention).
+
+        Args:
+            model: The tuned model.
+
+        Returns:
+            A pair a layer, each of shape (heads, virtual tokens, head size), None for a layer that has none; or None
+            if the method has none.
+        """
+        return None
 
     def generation_inputs(
         self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor

@@ -112,6 +112,17 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one, other)
 
 
+def replaced_methods(module: nn.Module) -> list[str]:
+    """Methods of its class that a module has others of, set on itself; one that was set back does not count."""
+    kind = type(module)
+    return sorted(
+        name
+        for name, value in vars(module).items()
+        if callable(own := getattr(kind, name, None))
+        and not (getattr(value, "__self__", None) is module and getattr(value, "__func__", None) is own)
+    )
+
+
 def write_counts(model: nn.Module) -> dict[str, int]:
     """How often each parameter was written into, as torch counts it; clones count together with their model."""
     return {name: parameter._version for name, parameter in model.named_parameters()}

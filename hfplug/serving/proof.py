@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hfplug.serving.clones import same_bits, tensors_in
+from hfplug.serving.clones import replaced_methods, same_bits, tensors_in
 
 PROMPT_LENGTHS = (6, 11)
 NEW_TOKENS = 6
@@ -138,5 +138,5 @@ def _shape_of(module: Any) -> str:
     """What a module is and what hangs on it, as text."""
     hooks = [len(vars(module).get(name) or ()) for name in ("_forward_hooks", "_forward_pre_hooks")]
     kind = type(module)
-    replaced = sorted(name for name in vars(module) if callable(getattr(kind, name, None)))
-    return f"{kind.__module__}.{kind.__qualname__} hooks={hooks} replaced={replaced} training={module.training}"
+    replaced, mode = replaced_methods(module), module.training
+    return f"{kind.__module__}.{kind.__qualname__} hooks={hooks} replaced={replaced} training={mode}"

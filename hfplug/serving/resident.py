@@ -8,12 +8,11 @@ of a fresh base, and the base's own modules are never touched. Rows of several v
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import threading
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +30,10 @@ from hfplug.models.base import Base, read_task_type, resolve_base
 from hfplug.models.factory import load_base
 from hfplug.serving.attaching import AsStored, put_variant_on
 from hfplug.serving.clones import bytes_beyond, memory_of
-from hfplug.serving.prompts import padded
+from hfplug.serving.places import Place, Ready, find_place, ready_base, ready_mixed
 from hfplug.serving.proof import NEW_TOKENS, BaseProof, BaseState, compare_states, read_state
+from hfplug.serving.routing import Router
+from hfplug.serving.trial import greedy_config, set_up
 
 logger = logging.getLogger(__name__)
 
@@ -75,20 +76,13 @@ class Attached:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """What to call ``generate`` on for a batch, and with what.
+@dataclass(frozen=True)
+class _Table:
+    """All variants at one moment. Never changed: a pass keeps the one that it began with."""
 
-    Attributes:
-        model: Has ``generate`` and ``generation_config``.
-        inputs: Its keyword arguments; the settings of the generation come from the caller.
-        prompt_length: Positions to cut from the front of the output; for an encoder-decoder 0, though its output
-            starts with the decoder's start token.
-    """
-
-    model: nn.Module
-    inputs: dict[str, Any]
-    prompt_length: int
+    attached: Mapping[str, Attached] = field(default_factory=lambda: types.MappingProxyType({}))
+    places: Mapping[str, Place] = field(default_factory=dict)
+    router: Router | None = None
 
 
 class Resident:
@@ -116,7 +110,8 @@ class Resident:
         self._memory = memory_of([self.model])
         self.base_bytes = sum(self._memory.values())
         self._attaching = threading.Lock()
-        self._variants: Mapping[str, Attached] = types.MappingProxyType({})
+        self._table = _Table()
+        self._bench = set_up(self.model, self.pad_token_id)
         self._state = self._read_state()
 
     @classmethod
@@ -172,7 +167,7 @@ class Resident:
     @property
     def attached(self) -> Mapping[str, Attached]:
         """The variants by their names, as they are now; never changed afterwards."""
-        return self._variants
+        return self._table.attached
 
     def attach(
         self,
@@ -203,11 +198,16 @@ class Resident:
             raise ServingError(f"A variant cannot be called {name!r}.", fix="Choose another name.")
         with self._attaching:
             made = put_variant_on(self._loaded, folder, self.tokenizer, verify=verify, full=full, merge=merge)
+            table = self._table
+            others = {
+                other: place for other, place in table.places.items() if place.batching == "mixed" and other != name
+            }
+            place = find_place(self._bench, name, made.method, made.model, others, kind=made.kind)
             variant = Attached(
                 name=name,
                 held_bytes=bytes_beyond([made.model], self._memory),
-                batching="alone",
-                batching_reason="not tried in a mixed batch",
+                batching=place.batching,
+                batching_reason=place.reason,
                 adapter=made.adapter,
                 method=made.method,
                 kind=made.kind,
@@ -218,7 +218,7 @@ class Resident:
                 probe=made.probe,
                 notes=made.notes,
             )
-            self._replace({**self._variants, name: variant})
+            self._replace({**table.attached, name: variant}, {**table.places, name: place})
         return variant
 
     def detach(self, name: str) -> None:
@@ -228,8 +228,12 @@ class Resident:
             ServingError: There is none of that name.
         """
         with self._attaching:
-            self._variant(name)
-            self._replace({other: one for other, one in self._variants.items() if other != name})
+            table = self._table
+            self._variant(table, name)
+            self._replace(
+                {other: one for other, one in table.attached.items() if other != name},
+                {other: one for other, one in table.places.items() if other != name},
+            )
 
     def group_of(self, name: str) -> str:
         """Which rows may share a pass: those whose group is the same text.
@@ -242,7 +246,7 @@ class Resident:
         """
         if name == BASE:
             return BASE
-        return MIXED if self._variant(name).batching == "mixed" else f"alone: {name}"
+        return _group(self._variant(self._table, name))
 
     @contextlib.contextmanager
     def ready(self, names: Sequence[str], prompts: Sequence[Sequence[int]]) -> Iterator[Ready]:
@@ -258,14 +262,18 @@ class Resident:
         Raises:
             ServingError: A name is unknown, the rows are of several groups, or a prompt is empty.
         """
-        variants = self._rows(names, prompts)
-        side: Literal["left", "right"] = "right" if self.encoder_decoder else "left"
-        ids, mask = padded(prompts, side=side, pad=self.pad_token_id, device=self._device())
-        if variants[0] is None:
-            yield self._plain(self.model, {"input_ids": ids, "attention_mask": mask})
+        table = self._table
+        self._check_rows(table, names, prompts)
+        if names[0] == BASE:
+            block = ready_base(self.model, prompts, self.pad_token_id)
+        elif len(set(names)) == 1:
+            block = table.places[names[0]].ready(self.model, prompts, self.pad_token_id)
         else:
-            model, inputs = variants[0].method.generation_inputs(variants[0].model, ids, mask)
-            yield self._plain(model, inputs)
+            assert table.router is not None
+            seats = [table.places[name].seat for name in names]
+            block = ready_mixed(table.router, seats, self.model, prompts, self.pad_token_id)
+        with block as ready:
+            yield ready
 
     def prove_base(self) -> BaseProof:
         """Compare the base with what it was when it was loaded: weights, modules, logits and answers, bit for bit."""
@@ -273,36 +281,28 @@ class Resident:
 
     # ------------------------------------------------------------------------------------------------- parts
 
-    def _variant(self, name: str) -> Attached:
-        variant = self._variants.get(name)
+    def _variant(self, table: _Table, name: str) -> Attached:
+        variant = table.attached.get(name)
         if variant is None:
-            known = [BASE, *self._variants]
+            known = [BASE, *table.attached]
             guess = did_you_mean(name, known)
             raise ServingError(f"There is no variant {name!r}.", fix=f"{guess} There are: {', '.join(known)}.".strip())
         return variant
 
-    def _replace(self, variants: dict[str, Attached]) -> None:
-        self._variants = types.MappingProxyType(variants)
+    def _replace(self, attached: dict[str, Attached], places: dict[str, Place]) -> None:
+        trees = {name: place.seat.tree for name, place in places.items() if place.batching == "mixed"}
+        router = Router(self.model, trees) if len(trees) > 1 else None
+        self._table = _Table(types.MappingProxyType(attached), places, router)
 
-    def _rows(self, names: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[Attached | None]:
+    def _check_rows(self, table: _Table, names: Sequence[str], prompts: Sequence[Sequence[int]]) -> None:
         if not names or len(names) != len(prompts) or not all(len(prompt) for prompt in prompts):
             raise ServingError(
                 f"{len(names)} names and {len(prompts)} prompts came; each row needs a name and a prompt of one token"
                 " or more."
             )
-        groups = {self.group_of(name) for name in names}
+        groups = {BASE if name == BASE else _group(self._variant(table, name)) for name in names}
         if len(groups) > 1:
             raise ServingError(f"These rows cannot share a pass: {', '.join(sorted(groups))}.", fix="Ask them apart.")
-        return [None if name == BASE else self._variant(name) for name in names]
-
-    def _plain(self, model: nn.Module, inputs: dict[str, Any]) -> Ready:
-        ids = inputs.get("input_ids")
-        return Ready(
-            model=model, inputs=inputs, prompt_length=0 if self.encoder_decoder or ids is None else int(ids.shape[1])
-        )
-
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     def _read_state(self) -> BaseState:
         rows = int(self.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
@@ -317,15 +317,8 @@ class Resident:
         return output.sequences[0, ready.prompt_length :].tolist(), torch.cat(output.logits).float().cpu()
 
 
-def greedy_config(model: nn.Module, pad: int, new_tokens: int) -> Any:
-    """Settings for a greedy answer of a fixed length, with the logits of each step as the model gave them."""
-    config = copy.deepcopy(model.generation_config)  # type: ignore[arg-type]
-    config.update(
-        do_sample=False, num_beams=1, max_new_tokens=new_tokens, min_new_tokens=new_tokens, max_length=None,
-        pad_token_id=pad, return_dict_in_generate=True, output_logits=True, repetition_penalty=1.0,
-        no_repeat_ngram_size=0, temperature=None, top_p=None, top_k=None,
-    )  # fmt: skip
-    return config
+def _group(variant: Attached) -> str:
+    return MIXED if variant.batching == "mixed" else f"alone: {variant.name}"
 
 
 def _pad_token(model: nn.Module, tokenizer: Any) -> int:
