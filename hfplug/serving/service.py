@@ -12,16 +12,16 @@ import torch
 
 from hfplug.adapters.task import Task
 from hfplug.errors import ServingError
-from hfplug.models.anatomy import count_parameters
 from hfplug.serving.asked import Asked, Request
 from hfplug.serving.batching import not_timed, time_batching
 from hfplug.serving.decoding import Decoding, settle
+from hfplug.serving.describe import describe, describe_base
 from hfplug.serving.engine import Engine
 from hfplug.serving.info import Batching, BatchingDecision, Limits, ServiceMemory, VariantInfo, process_bytes
 from hfplug.serving.passes import Job
 from hfplug.serving.prompting import Prompter
 from hfplug.serving.resident import Resident
-from hfplug.serving.shelf import BASE, Shelf, Version
+from hfplug.serving.shelf import Shelf, Version
 from hfplug.serving.turns import Turns
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Service:
         version = self._shelf.load(name, folder, full=full, merge=merge)
         self._proof_due = True
         self._time_batching()
-        return self._info(version)
+        return describe(version)
 
     def unload(self, name: str) -> None:
         """Forget a variant. Requests made before are still answered; then its memory is free.
@@ -196,7 +196,8 @@ class Service:
 
     def variants(self) -> tuple[VariantInfo, ...]:
         """All that can be asked: the base first, then in the order of loading."""
-        return tuple(self._info(self._shelf.current(name)) for name in (BASE, *self._shelf.names()))
+        found = [describe(version) for version in self._shelf.all_current()]
+        return (describe_base(self._resident, self._proof, self.task), *found)
 
     def variant(self, name: str) -> VariantInfo:
         """What one variant is.
@@ -204,7 +205,8 @@ class Service:
         Raises:
             ServingError: There is none of that name.
         """
-        return self._info(self._shelf.current(name))
+        version = self._shelf.current(name)
+        return describe(version) if version.facts else describe_base(self._resident, self._proof, self.task)
 
     # ------------------------------------------------------------------------------------------------- state
 
@@ -217,6 +219,11 @@ class Service:
     def tokenizer(self) -> Any:
         """The base's tokenizer, or None. Read only."""
         return self._resident.tokenizer
+
+    @property
+    def word_vectors(self) -> torch.Tensor:
+        """The base's input embeddings, shape (words, width). Read only."""
+        return self._resident.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
 
     @property
     def base_proof(self) -> BaseProof:
@@ -313,8 +320,8 @@ class Service:
         own = version.facts.adapter.task if version.facts is not None else None
         if own is not None or self.task is not None:
             return own or self.task  # type: ignore[return-value]
-        others = [self._shelf.current(name).facts for name in self._shelf.names()]
-        tasks = {facts.adapter.task for facts in others if facts is not None and facts.adapter.task is not None}
+        others = [one.facts.adapter.task for one in self._shelf.all_current() if one.facts is not None]
+        tasks = {task for task in others if task is not None}
         if len(tasks) == 1:
             return tasks.pop()
         known = "none of the variants has one" if not tasks else f"the variants have {len(tasks)} different ones"
@@ -334,7 +341,7 @@ class Service:
         """Time again when there are twice as many variants that can share a pass as last time."""
         if self._batching != "auto":
             return
-        current = [self._shelf.current(name) for name in self._shelf.names()]
+        current = self._shelf.all_current()
         mixable = [one for one in current if self._shelf.group_of(one) == (None, "mixed") and one.in_memory]
         if len(mixable) < max(2, 2 * self._timed_for):
             return
@@ -347,58 +354,6 @@ class Service:
                     self._engine.decision = time_batching(self._resident, names)
         finally:
             self._shelf.release(held.present)
-
-    def _info(self, version: Version) -> VariantInfo:
-        resident, facts = version.resident, version.facts
-        assert resident is not None
-        if facts is None:
-            return self._base_info(resident)
-        parameters = count_parameters(resident.model)
-        return VariantInfo(
-            name=version.name,
-            kind=facts.kind,
-            method=facts.method.name,
-            settings=facts.method.settings(),
-            trainable_parameters=facts.trainable_parameters,
-            trainable_share=facts.trainable_parameters / max(parameters, 1),
-            disk_bytes=facts.disk_bytes,
-            held_bytes=facts.held_bytes,
-            batching=facts.batching,
-            batching_reason=facts.batching_reason,
-            state="ready" if version.in_memory else "on disk",
-            banner=_banner(facts.probe),
-            commit=facts.adapter.base_revision,
-            task=facts.adapter.task,
-            notes=(*facts.notes, *(("It is on a copy of the base in 4 bits.",) if version.recipe is not None else ())),
-            folder=str(facts.adapter.path),
-        )
-
-    def _base_info(self, resident: Resident) -> VariantInfo:
-        proved = self._proof.verdict == "proved"
-        return VariantInfo(
-            name=BASE,
-            kind="base",
-            method="",
-            settings={},
-            trainable_parameters=0,
-            trainable_share=0.0,
-            disk_bytes=resident.base_bytes,
-            held_bytes=0,
-            batching="alone",
-            batching_reason="the base never shares a pass with a variant",
-            state="ready" if proved else "refused",
-            banner=None if proved else str(self._proof),
-            commit=resident.base.commit,
-            task=self.task,
-            notes=(),
-            folder=resident.base.name,
-        )
-
-
-def _banner(probe: Any) -> str | None:
-    if probe is None or probe.verdict == "same":
-        return None
-    return f"This variant does not answer as it did for its author: {probe}."
 
 
 def _first_decision(batching: Batching | Literal["auto"]) -> BatchingDecision:

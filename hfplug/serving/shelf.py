@@ -123,10 +123,10 @@ class Shelf:
         with self._changed:
             return list(self._residents.values())
 
-    def names(self) -> list[str]:
-        """The names of all variants, in the order of loading, without the base."""
+    def all_current(self) -> list[Version]:
+        """What each name stands for now, in the order of loading, without the base."""
         with self._changed:
-            return list(self._current)
+            return list(self._current.values())
 
     def current(self, name: str) -> Version:
         """The version that a name stands for now.

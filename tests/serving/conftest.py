@@ -1,0 +1,40 @@
+"""Bases with adapters, made once for all tests of serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from service_parts import write_adapter, write_base
+
+
+class Shop(NamedTuple):
+    """A base and adapters on it, by name."""
+
+    base: Path
+    adapters: dict[str, Path]
+
+
+@pytest.fixture(scope="session")
+def make_shop(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Shop]:
+    """``make_shop("t5" | "llama" | "gpt2")``: two LoRAs, a soft prompt and a fully tuned model, made once."""
+    made: dict[str, Shop] = {}
+
+    def make(kind: str) -> Shop:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp(kind)
+            base = write_base(kind, folder / "base")
+            adapters = {
+                "lora": write_adapter(base, "lora", folder / "lora", r=4),
+                "lora-2": write_adapter(base, "lora", folder / "lora-2", seed=2, r=2),
+                "prompt": write_adapter(
+                    base, "prompt_tuning", folder / "prompt", num_virtual_tokens=5, prompt_init="random"
+                ),
+                "full": write_adapter(base, "full", folder / "full"),
+            }
+            made[kind] = Shop(base, adapters)
+        return made[kind]
+
+    return make
