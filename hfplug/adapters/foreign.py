@@ -12,13 +12,20 @@ from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.errors import AdapterError, MethodError, SettingError
 from hfplug.methods import Quantization, TuningMethod, get_method, method_names
 from hfplug.methods.method import AnatomyView, LearningRate
+from hfplug.methods.soft_prompts import peft_prefix, peft_vectors
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-_METHOD_OF_PEFT_TYPE = {"IA3": "ia3", "LORA": "lora", "PROMPT_TUNING": "prompt_tuning"}
+_METHOD_OF_PEFT_TYPE = {
+    "IA3": "ia3",
+    "LORA": "lora",
+    "PREFIX_TUNING": "prefix_tuning",
+    "PROMPT_TUNING": "prompt_tuning",
+    "P_TUNING": "p_tuning",
+}
 # These are no adapter of one base: their configuration names further repos, which PEFT would fetch, pickles and all.
 _REFERS_TO_OTHERS = {"XLORA": "names other adapters to be fetched"}
 # Types whose layers hold what they train beside the base's weights (PEFT 0.21).
@@ -44,6 +51,12 @@ class ForeignMethod(TuningMethod):
 
     def virtual_tokens(self) -> int:
         return self.positions
+
+    def input_vectors(self, model: nn.Module) -> Tensor | None:
+        return peft_vectors(model) if self.is_prompt == "yes" and self.positions else None
+
+    def cached_prefix(self, model: nn.Module) -> tuple[tuple[Tensor, Tensor] | None, ...] | None:
+        return peft_prefix(model) if self.is_prompt == "yes" and not self.positions else None
 
     def loading(self, config: Mapping[str, Any]) -> Literal["beside", "into"]:
         """Said of the types whose layers were read; of any other the worse is taken for granted."""
@@ -85,8 +98,10 @@ def method_of(adapter: AdapterDir) -> TuningMethod:
     if peft_type not in _METHOD_OF_PEFT_TYPE:
         return _foreign(adapter, peft_type)
     method = get_method(_METHOD_OF_PEFT_TYPE[peft_type])
-    settings = {"num_virtual_tokens": adapter.config["num_virtual_tokens"]} if peft_type == "PROMPT_TUNING" else {}
-    return method.from_settings(settings)
+    # A soft prompt takes positions of the input, so its length matters after training too.
+    return method.from_settings(
+        {name: adapter.config[name] for name in ("num_virtual_tokens",) if name in adapter.config}
+    )
 
 
 def recipe_of(adapter: AdapterDir, method: TuningMethod) -> Quantization | None:
@@ -135,6 +150,7 @@ def _foreign(adapter: AdapterDir, peft_type: str) -> TuningMethod:
     values = {
         "name": name,
         "is_prompt": "yes" if is_prompt else "no",
+        "merging": "no: it is an input, there is no weight to merge it into" if is_prompt else ForeignMethod.merging,
         "positions": int(adapter.config.get("num_virtual_tokens") or 0) if takes_positions else 0,
         "__doc__": ForeignMethod.__doc__,
         "__module__": __name__,

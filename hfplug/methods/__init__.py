@@ -15,6 +15,8 @@ from hfplug.methods.method import (
     register_method,
     resolve_method,
 )
+from hfplug.methods.p_tuning import PTuning
+from hfplug.methods.prefix_tuning import PrefixTuning
 from hfplug.methods.prompt_tuning import PromptTuning
 from hfplug.methods.qlora import QLora
 
@@ -24,6 +26,8 @@ __all__ = [
     "Full",
     "LearningRate",
     "Lora",
+    "PTuning",
+    "PrefixTuning",
     "PromptTuning",
     "QLora",
     "Quantization",

@@ -7,8 +7,9 @@ belongs to the attention if the module that holds it is an attention module. No 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -43,6 +44,7 @@ class Anatomy:
             and whatever the checkpoint did not hold.
         tokenizer_source: Folder or repo id that a tokenizer can be read from, or None.
         revision: The commit of the base, or None.
+        cache_reader: Runs the model once and says what it keeps of each layer.
     """
 
     model_type: str
@@ -62,6 +64,11 @@ class Anatomy:
     new_modules: tuple[str, ...] = ()
     tokenizer_source: str | None = None
     revision: str | None = None
+    cache_reader: Callable[[], tuple[Any, ...]] = field(default=tuple, repr=False, compare=False)
+
+    def cache_shapes(self) -> tuple[Any, ...]:
+        """What the model keeps of each layer: (heads, numbers a head) of the keys and of the values."""
+        return self.cache_reader()
 
 
 def read_anatomy(
@@ -115,7 +122,20 @@ def read_anatomy(
         new_modules=new,
         tokenizer_source=tokenizer_source,
         revision=revision,
+        cache_reader=_cache_reader(weakref.ref(model)),
     )
+
+
+def _cache_reader(model: weakref.ref[nn.Module]) -> Callable[[], tuple[Any, ...]]:
+    """Runs the model when it is asked, and not before; what is on a model must not keep it in memory."""
+
+    def read() -> tuple[Any, ...]:
+        from hfplug.models.tryout import cache_shapes
+
+        found = model()
+        return cache_shapes(found) if found is not None else ()
+
+    return read
 
 
 def new_modules(model: nn.Module, task_type: str, missing_keys: Iterable[str] = ()) -> tuple[str, ...]:
@@ -189,7 +209,7 @@ def _key_value(attention: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _outputs(names: tuple[str, ...], modules: dict[str, nn.Module], width: int) -> tuple[str, ...]:
-    """Of the linear layers of each block the one that narrows to the width of the model, else the last of that width."""
+    """Of the linear layers of each block the one that narrows to the model's width, else the last of that width."""
     found: dict[str, str] = {}
     narrowing: set[str] = set()
     for name in names:
