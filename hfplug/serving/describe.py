@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hfplug.adapters.task import Task
 from hfplug.models.anatomy import count_parameters
@@ -12,7 +12,7 @@ from hfplug.serving.shelf import BASE, Version
 if TYPE_CHECKING:
     from hfplug.adapters.probe import ProbeResult
     from hfplug.serving.proof import BaseProof
-    from hfplug.serving.resident import Resident
+    from hfplug.serving.resident import Attached, Resident
 
 
 def describe(version: Version) -> VariantInfo:
@@ -30,7 +30,7 @@ def describe(version: Version) -> VariantInfo:
         name=version.name,
         kind=facts.kind,
         method=facts.method.name,
-        settings=facts.method.settings(),
+        settings=_settings(facts),
         trainable_parameters=facts.trainable_parameters,
         trainable_share=facts.trainable_parameters / max(count_parameters(resident.model), 1),
         disk_bytes=facts.disk_bytes,
@@ -73,6 +73,14 @@ def describe_base(resident: Resident, proof: BaseProof, task: Task | None) -> Va
         notes=(),
         folder=resident.base.name,
     )
+
+
+def _settings(facts: Attached) -> dict[str, Any]:
+    """From the record of its training; without one, what PEFT's own file says, as far as it has the same names."""
+    record, settings = facts.adapter.record, facts.method.settings()
+    if facts.kind == "full" or (record is not None and record.method == facts.method.name):
+        return settings
+    return {name: facts.adapter.config[name] for name in settings if name in facts.adapter.config}
 
 
 def _banner(probe: ProbeResult | None) -> str | None:

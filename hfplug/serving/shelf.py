@@ -175,7 +175,8 @@ class Shelf:
             adapter = AdapterDir.open(folder)
             recipe = recipe_of(adapter, method_of(adapter))
             resident = self.resident(recipe)
-            self._require_room(name, adapter.weight_bytes)
+            # What it will hold is known only when it is there; until then the size of its files has to do.
+            self._make_room(min(adapter.weight_bytes, self._limit or 0), "yes")
             with self._changed:
                 key = name if all(name != one.key for one in self._versions) else f"{name} ({next(self._count)})"
             stamp = _stamp(adapter)
