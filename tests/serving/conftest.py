@@ -1,4 +1,4 @@
-"""Bases with adapters, made once for all tests of serving."""
+"""Tiny bases, once a session."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import residents
 from service_parts import write_adapter, write_base
 
 
@@ -15,6 +16,18 @@ class Shop(NamedTuple):
 
     base: Path
     adapters: dict[str, Path]
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``base_folder("llama" | "gpt2" | "t5" | "bart")``: a base with a tokenizer; adapters are made beside it."""
+    root = tmp_path_factory.mktemp("serving")
+
+    def folder(kind: str) -> Path:
+        place = root / kind
+        return place if place.exists() else residents.save_base(kind, place)
+
+    return folder
 
 
 @pytest.fixture(scope="session")
