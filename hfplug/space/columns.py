@@ -107,9 +107,9 @@ def column_of(info: VariantInfo, source: str = "") -> Column:
 
 
 def method_label(method: str | None, kind: str) -> str:
-    """The method in words: ``"prompt tuning"``; ``"untouched base"`` for the base."""
+    """The method in words: ``"prompt tuning"``; ``"untouched"`` for the base."""
     if kind == BASE:
-        return "untouched base"
+        return "untouched"
     return (method or "method unknown").replace("_", " ")
 
 

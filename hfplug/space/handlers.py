@@ -7,7 +7,6 @@ come; a run ends early when its Stop button is pressed or its tab is closed.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from hfplug.space.opened import ANY_METHOD, OpenSpace
 from hfplug.space.permalinks import DECODING, Link, decode_link, encode_link
 from hfplug.space.results import run_csv, run_json_text, run_markdown
 from hfplug.space.runs import Running
-from hfplug.space.session import Run, Session
+from hfplug.space.session import Run, Session, Sessions
 from hfplug.space.view import Names, columns_html, notice_html
 from hfplug.space.votes import NEITHER, TIE
 from hfplug.space.wiring import notice_of
@@ -40,11 +39,12 @@ class Handlers:
     """The handlers of one Space.
 
     Args:
-        space: What they act on. Runs in progress are kept by the tab that they belong to.
+        space: What they act on. Sessions and runs in progress are kept by the tab that they belong to.
     """
 
     def __init__(self, space: OpenSpace) -> None:
         self.space = space
+        self.sessions = Sessions()
         self._running: dict[str, Running] = {}
         self._lock = threading.Lock()
 
@@ -63,13 +63,16 @@ class Handlers:
         update = self._choices(task, ANY_METHOD, ())
         if link.variants:
             update["variants"] = gr.update(choices=update["variants"]["choices"], value=list(link.variants))
-        update["session"] = Session(id=secrets.token_urlsafe(9))
         if link.task:
             update["task"] = link.task
         if link.example:
             update |= {"example": link.example, **self._example(link.example)}
         settings = {**link.decoding, **({} if link.seed is None else {"seed": link.seed})}
-        update |= {name: value for name, value in settings.items() if name in DECODING_PARTS}
+        ranges = slider_ranges(space)
+        for name, value in settings.items():
+            if name in DECODING_PARTS:
+                low, high, _ = ranges.get(name, (value, value, 0))
+                update[name] = min(max(value, low), high)
         if link.blind:
             update["blind"] = link.blind == "on"
         if notes:
@@ -82,53 +85,56 @@ class Handlers:
 
     def filter_variants(self, values: Values, request: gr.Request) -> Update:
         """A task or a method is chosen: the columns that fit."""
-        return self._choices(values["task"], values["method"], values["added"] or ())
+        return self._choices(values["task"], values["method"], self.sessions.of(_tab(request)).added)
 
     # --------------------------------------------------------------------------------------------- comparing
 
     async def compare(self, values: Values, request: gr.Request) -> AsyncIterator[Update]:
         """Ask the chosen columns and show them as they come."""
-        asking = self._asking(values)
-        began = time.perf_counter()
+        asking = await asyncio.to_thread(self._asking, values)
+        began, tab = time.perf_counter(), _tab(request)
         running = await asyncio.to_thread(self.space.ask, asking)
-        tab = request.session_hash or ""
         with self._lock:
             earlier, self._running[tab] = self._running.get(tab), running
         if earlier is not None:
             earlier.cancel()
-        names: Names = "hidden" if asking.blind == "on" else "shown"
-        yield {
-            "compare": gr.update(interactive=False),
-            "stop": gr.update(interactive=True),
-            "vote_box": gr.update(visible=False),
-            "export_box": gr.update(visible=False),
-        }
+        ready = {"compare": gr.update(interactive=True), "stop": gr.update(interactive=False)}
         try:
-            last: tuple[Column, ...] = ()
-            while True:
-                columns = running.columns()
-                if columns != last:
-                    yield {
-                        "columns": await asyncio.to_thread(columns_html, columns, names=names),
-                        "status": notice_html("info", _progress(columns)),
-                    }
-                last = columns
-                if all(column.finished for column in columns):
-                    break
-                await asyncio.sleep(LOOK_EVERY_SECONDS)
+            yield {
+                "compare": gr.update(interactive=False),
+                "stop": gr.update(interactive=True),
+                "vote_box": gr.update(visible=False),
+                "export_box": gr.update(visible=False),
+            }
+            async for update in self._followed(asking, running):
+                yield update
+            run = asking.run(running.columns())
+            if run.blind == "open" and not any(column.text.strip() for column in run.columns):
+                run = run.revealed(None)  # there is nothing to vote on
+            session = self.sessions.change(tab, lambda session: session.with_run(run))
+            shown = await asyncio.to_thread(self._shown, session, run)
+            yield {**shown, **ready, "status": _finished(asking, run, time.perf_counter() - began)}
+        except Exception as error:
+            yield {**ready, "status": notice_of(error)}
         finally:
             running.cancel()
             with self._lock:
                 if self._running.get(tab) is running:
                     del self._running[tab]
-        run = asking.run(last)
-        session = (values["session"] or Session()).with_run(run)
-        yield {
-            **await asyncio.to_thread(self._shown, session, run),
-            "status": _finished(asking, last, time.perf_counter() - began),
-            "compare": gr.update(interactive=True),
-            "stop": gr.update(interactive=False),
-        }
+
+    async def _followed(self, asking: Asking, running: Running) -> AsyncIterator[Update]:
+        """The columns each time that they have changed, until all have ended."""
+        names: Names = "hidden" if asking.blind == "on" else "shown"
+        last: tuple[Column, ...] = ()
+        while True:
+            columns = running.columns()
+            if columns != last:
+                shown = await asyncio.to_thread(columns_html, columns, names=names)
+                yield {"columns": shown, "status": notice_html("info", _progress(asking, columns))}
+            if all(column.finished for column in columns):
+                return
+            last = columns
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     def stop(self, values: Values, request: gr.Request) -> Update:
         """Stop the run of this tab; its columns keep what they have."""
@@ -138,7 +144,7 @@ class Handlers:
     def leave(self, request: gr.Request) -> None:
         """Stop the run of a tab, which may be closing."""
         with self._lock:
-            running = self._running.get(request.session_hash or "")
+            running = self._running.get(_tab(request))
         if running is not None:
             running.cancel()
 
@@ -146,23 +152,24 @@ class Handlers:
 
     def vote(self, values: Values, request: gr.Request) -> Update:
         """Take the vote of a blind round and show the names."""
-        session: Session = values["session"] or Session()
+        tab = _tab(request)
+        session = self.sessions.of(tab)
         run = session.shown
         if run is None or run.blind != "open":
             raise ServingError("There is no blind round to vote on.", fix="Compare with the blind mode switched on.")
         if not values["choice"]:
             raise ServingError("Nothing is chosen yet.", fix="Choose an answer, or one of the last two.")
         revealed, kept = self.space.vote(run, values["choice"], session.id)
-        session = session.with_run(revealed)
+        session = self.sessions.change(tab, lambda session: session.with_run(revealed))
         return {**self._shown(session, revealed), "status": notice_html("good", f"{_verdict(revealed)} {kept}")}
 
     def show_run(self, values: Values, request: gr.Request) -> Update:
         """An earlier run is chosen from the history: show it again, with what was asked."""
-        session: Session = values["session"] or Session()
-        run = session.run(values["history"] or "")
+        tab = _tab(request)
+        run = self.sessions.of(tab).run(values["history"] or "")
         if run is None:
-            return {}
-        session = replace(session, shown=run)
+            raise ServingError("That run is no longer remembered.", fix="Compare again.")
+        session = self.sessions.change(tab, lambda session: replace(session, shown=run))
         return {
             **self._shown(session, run),
             "dialogue": run.dialogue,
@@ -182,7 +189,7 @@ class Handlers:
         seed = decoding.pop("seed", None)
         link = Link(
             example=asking.example,
-            variants=tuple(name for name in asking.names if name not in (values["added"] or ())),
+            variants=tuple(name for name in asking.names if name not in self.sessions.of(_tab(request)).added),
             task=asking.task,
             decoding={name: value for name, value in decoding.items() if name in DECODING},
             seed=None if seed is None else int(seed),
@@ -206,7 +213,10 @@ class Handlers:
         except Exception as error:
             yield {"add_status": notice_of(error), "add": gr.update(interactive=True)}
             return
-        added = tuple(dict.fromkeys((*(values["added"] or ()), info.name)))
+        changed = self.sessions.change(
+            _tab(request), lambda session: replace(session, added=tuple(dict.fromkeys((*session.added, info.name))))
+        )
+        added = changed.added
         offered = self._choices(values["task"], ANY_METHOD, added)
         chosen = list(dict.fromkeys((*(values["variants"] or ()), info.name)))
         names = [name for _, name in offered["variants"]["choices"]]
@@ -216,7 +226,6 @@ class Handlers:
             "variants": gr.update(
                 choices=offered["variants"]["choices"], value=[name for name in chosen if name in names]
             ),
-            "added": added,
             "add_status": notice_html("good", _added(self.space.source_of(info.name) or info.name, info))
             + "".join(notice_html("warning", note) for note in (info.banner or "", *notes)),
             "add": gr.update(interactive=True),
@@ -256,8 +265,12 @@ class Handlers:
         choices = [*((label, label) for label in run.labels), ("All equally good", TIE), ("None is good", NEITHER)]
         history = [(earlier.title(), earlier.id) for earlier in reversed(session.runs)]
         return {
-            "session": session,
-            "columns": columns_html(run.columns, names="hidden" if hidden else "shown", dialogue=run.dialogue),
+            "columns": columns_html(
+                run.columns,
+                names="hidden" if hidden else "shown",
+                dialogue=run.dialogue,
+                labels=run.labels if run.blind == "revealed" else (),
+            ),
             "vote_box": gr.update(visible=votable),
             "choice": gr.update(choices=choices, value=None),
             "export_box": gr.update(visible=not hidden),
@@ -269,23 +282,43 @@ class Handlers:
         }
 
 
-def _progress(columns: Sequence[Column]) -> str:
+def slider_ranges(space: OpenSpace) -> dict[str, tuple[float, float, float]]:
+    """What the sliders of the decoding settings can be set to: name to least, most and step."""
+    return {
+        "max_new_tokens": (1, space.config.limits.max_new_tokens, 1),
+        "temperature": (0, 2, 0.1),
+        "top_p": (0.05, 1, 0.05),
+        "repetition_penalty": (1, 2, 0.05),
+        "num_beams": (1, 8, 1),
+    }
+
+
+def _tab(request: gr.Request) -> str:
+    return request.session_hash or ""
+
+
+def _progress(asking: Asking, columns: Sequence[Column]) -> str:
     done = sum(column.finished for column in columns)
+    if asking.blind == "on":
+        return (
+            f"{len(columns)} columns are being written. They are shown together, as a fast one would give itself away."
+        )
     if not done and all(column.state == "waiting" for column in columns):
         return f"{len(columns)} columns are asked; the first words come in a moment."
     return f"{done} of {len(columns)} columns have finished."
 
 
-def _finished(asking: Asking, columns: Sequence[Column], took: float) -> str:
+def _finished(asking: Asking, run: Run, took: float) -> str:
+    columns = run.columns
     stopped = any(column.state == "stopped" for column in columns)
     text = "Stopped; what was written so far is below." if stopped else f"Finished in {seconds(took, unit=True)}."
-    if asking.blind == "on":
+    if run.blind == "open":
         text += " Which answer is best? Vote below to see who wrote what."
     if asking.left_out:
         text += f" Left out of the blind round, because a column there must be what it says: {len(asking.left_out)}."
     if all(column.state == "failed" for column in columns):
         return notice_html("error", "No column could answer; each says why.")
-    return notice_html("info" if stopped or asking.blind == "on" else "good", text)
+    return notice_html("info" if stopped or run.blind == "open" else "good", text)
 
 
 def _verdict(run: Run) -> str:

@@ -35,7 +35,13 @@ def run_json(run: Run) -> dict[str, Any]:
     """
     if run.blind == "open":
         columns = [
-            {"label": label, "state": column.state, "text": column.text, "problem": column.problem}
+            {
+                "label": label,
+                "state": column.state,
+                "text": column.text,
+                # What went wrong may name the variant.
+                "problem": column.problem and "This answer failed.",
+            }
             for label, column in zip(run.labels, run.columns, strict=True)
         ]
     else:

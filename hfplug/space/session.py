@@ -1,8 +1,8 @@
 """What one visitor's session remembers: the runs made in it, and blind rounds that wait for their vote.
 
-A session is a value that gradio keeps for one browser tab and never sends to it. Nothing here is shared between
-visitors but :class:`BlindRounds`, where a program that calls the API finds its round again by an id that cannot be
-guessed.
+A session belongs to one browser tab, is found by the random word that its page draws, and is never sent to it. Nothing
+is shared between visitors. In :class:`BlindRounds` a program that calls the API finds its round again by an id that
+cannot be guessed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import datetime
 import random
 import secrets
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ from hfplug.space.votes import NEITHER, TIE
 
 RUNS_KEPT = 20
 ROUNDS_KEPT = 1000
+SESSIONS_KEPT = 2000
+SESSION_SECONDS = 4 * 3600.0
 Blind = Literal["no", "open", "revealed"]
 
 
@@ -97,7 +100,7 @@ class Session:
     runs: tuple[Run, ...] = ()
     shown: Run | None = None
     added: tuple[str, ...] = ()
-    id: str = ""
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
 
     def with_run(self, run: Run) -> Session:
         """The session after a run: shown, and in the history unless its names are still hidden."""
@@ -109,6 +112,34 @@ class Session:
     def run(self, run_id: str) -> Run | None:
         """The run of that id, or None."""
         return next((run for run in self.runs if run.id == run_id), None)
+
+
+class Sessions:
+    """The sessions of all tabs. The oldest are forgotten: after some hours without a sign, or if there are too many.
+
+    Args:
+        most: Sessions that are kept.
+        seconds: How long one is kept that nobody uses.
+    """
+
+    def __init__(self, most: int = SESSIONS_KEPT, seconds: float = SESSION_SECONDS) -> None:
+        self._lock = threading.Lock()
+        self._found: OrderedDict[str, tuple[float, Session]] = OrderedDict()
+        self._most, self._seconds = most, seconds
+
+    def of(self, tab: str) -> Session:
+        """The session of a tab; an empty one if it is new."""
+        return self.change(tab, lambda session: session)
+
+    def change(self, tab: str, how: Callable[[Session], Session]) -> Session:
+        """Replace the session of a tab by what ``how`` makes of it, and give that."""
+        now = time.monotonic()
+        with self._lock:
+            session = how(self._found.pop(tab, (0.0, None))[1] or Session())
+            self._found[tab] = (now, session)
+            while len(self._found) > self._most or next(iter(self._found.values()))[0] < now - self._seconds:
+                self._found.popitem(last=False)
+        return session
 
 
 class BlindRounds:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hfplug.comparison.variants import Report
     from hfplug.space.opened import OpenSpace
 
+_DETAILS = ("settings", "machine", "made")
 TEMPLATE = Path(__file__).with_name("study_template.html")
 
 
@@ -48,7 +49,8 @@ def report_html(report: Report) -> str:
     )
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
-        summary=[(label, text) for label, text in summary(report) if text],
+        summary=[(label, text) for label, text in summary(report) if text and label not in _DETAILS],
+        details=[(label, text) for label, text in summary(report) if text and label in _DETAILS],
         untouched=untouched(report),
         tables=[(table, explained(table)) for table in tables(report) if table.cells],
         plots=[(plot, Markup(plot.svg)) for plot in plots],

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from hfplug.comparison.quantities import NOT_MEASURED, count, memory, number, seconds, share
-from hfplug.space.columns import BASE, Column, base_column, method_label
+from hfplug.space.columns import BASE, Column, State, base_column, method_label
 
 if TYPE_CHECKING:
     from hfplug.comparison.words import Span
@@ -51,13 +52,17 @@ def notice_html(kind: Notice, text: str, fix: str | None = None) -> str:
     )
 
 
-def columns_html(columns: Sequence[Column], *, names: Names = "shown", dialogue: str = "") -> str:
+def columns_html(
+    columns: Sequence[Column], *, names: Names = "shown", dialogue: str = "", labels: Sequence[str] = ()
+) -> str:
     """All columns, side by side on a wide screen and below one another on a narrow one.
 
     Args:
         columns: In the order in which they are shown.
-        names: ``"hidden"`` in a blind round: no name, and no figure or mark that would give it away.
+        names: ``"hidden"`` in a blind round: no name, and nothing that would give it away. Its answers are held back
+            until the last has come, as the order in which they come would tell the slow from the fast.
         dialogue: What was asked, to find names and numbers that occur nowhere in it; ``""`` for no such check.
+        labels: What the columns were called before their names were shown; empty if they were not blind.
 
     Returns:
         The grid with a legend of the marks, or what to do where there are no columns.
@@ -67,9 +72,15 @@ def columns_html(columns: Sequence[Column], *, names: Names = "shown", dialogue:
             '<div class="hf-empty"><p class="hf-empty-title">Nothing compared yet</p><p>Paste a dialogue or pick an '
             "example, choose the columns, and press <b>Compare</b>. The answers appear here side by side.</p></div>"
         )
-    base = base_column(columns) if names == "shown" else None
-    drawn = "".join(_column(column, at, base, names, dialogue) for at, column in enumerate(columns))
-    legend = _legend(columns, base) if names == "shown" else ""
+    if names == "hidden":
+        drawn, legend = _blind_columns(columns), ""
+    else:
+        base = base_column(columns)
+        marks = labels or [""] * len(columns)
+        drawn = "".join(
+            _column(one, at, base, dialogue, label) for at, (one, label) in enumerate(zip(columns, marks, strict=True))
+        )
+        legend = _legend(columns, base)
     return f'<div class="hf-columns" data-count="{len(columns)}">{drawn}</div>{legend}'
 
 
@@ -100,21 +111,34 @@ def _printable(letter: str) -> str:
     return letter
 
 
-def _column(column: Column, at: int, base: Column | None, names: Names, dialogue: str) -> str:
-    hidden = names == "hidden"
-    title = blind_label(at) if hidden else column.name
-    label = method_label(column.method, column.kind)
-    shown = not hidden and label != column.name.replace("_", " ")
-    method = f'<span class="hf-method">{escaped(label)}</span>' if shown else ""
-    banner = "" if hidden or not column.banner else f'<p class="hf-banner" role="note">{escaped(column.banner)}</p>'
-    busy = "false" if column.finished else "true"
-    kind = "blind" if hidden else escaped(column.kind)
+def _blind_columns(columns: Sequence[Column]) -> str:
+    """Columns without anything that tells one variant from another but the answer itself."""
+    over = all(column.finished for column in columns)
+    parts = []
+    for at, column in enumerate(columns):
+        state = column.state if over else "writing"
+        # What went wrong may name the variant.
+        shown = replace(column, problem=column.problem and "This answer failed.")
+        text = _answer(shown, None) if over else '<p class="hf-text hf-nothing">Shown when all have finished.</p>'
+        parts.append(_frame(at, "blind", blind_label(at), "", state, text))
+    return "".join(parts)
+
+
+def _column(column: Column, at: int, base: Column | None, dialogue: str, label: str) -> str:
+    method = method_label(column.method, column.kind)
+    about = [label, "" if method == column.name.replace("_", " ") else method]
+    banner = f'<p class="hf-banner" role="note">{escaped(column.banner)}</p>' if column.banner else ""
+    inside = f"{banner}{_answer(column, base)}{_remarks(column, dialogue)}{_figures(column)}"
+    return _frame(at, column.kind, column.name, " · ".join(filter(None, about)), column.state, inside)
+
+
+def _frame(at: int, kind: str, title: str, about: str, state: State, inside: str) -> str:
+    busy = "true" if state in ("waiting", "writing") else "false"
+    beside = f'<span class="hf-method">{escaped(about)}</span>' if about else ""
     return (
-        f'<section class="hf-column hf-kind-{kind}" aria-labelledby="hf-title-{at}" '
-        f'aria-busy="{busy}" data-state="{column.state}">'
-        f'<header><h3 id="hf-title-{at}">{escaped(title)}</h3>{method}'
-        f'<span class="hf-state hf-state-{column.state}">{_STATES[column.state]}</span></header>'
-        f"{banner}{_answer(column, base)}{_remarks(column, dialogue)}{'' if hidden else _figures(column)}</section>"
+        f'<section class="hf-column hf-kind-{escaped(kind)}" aria-labelledby="hf-title-{at}" aria-busy="{busy}" '
+        f'data-state="{state}"><header><h3 id="hf-title-{at}">{escaped(title)}</h3>{beside}'
+        f'<span class="hf-state hf-state-{state}">{_STATES[state]}</span></header>{inside}</section>'
     )
 
 

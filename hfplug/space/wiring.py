@@ -1,7 +1,8 @@
 """From handlers that speak of parts by name to what gradio wants: positions for values in, components for values out.
 
 A handler takes the values of the form and the request, and gives new values for some parts. What goes wrong in it is
-turned into a sentence for the part that shows notices: gradio's own message would name a class of Python.
+turned into a sentence for the part that shows notices: gradio's own message would name a class of Python. For the same
+reason values come as the browser sent them (``preprocess=False``): a number out of range is our handler's to refuse.
 """
 
 from __future__ import annotations
@@ -41,7 +42,13 @@ def connect(
     Returns:
         What the listeners gave.
     """
-    settings = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None, **settings}
+    settings = {
+        "api_visibility": "private",
+        "show_progress": "hidden",
+        "concurrency_limit": None,
+        "preprocess": False,
+        **settings,
+    }
     function = _adapted(handler, parts, inputs, notice)
     ins, outs = [parts[name] for name in inputs], [parts[name] for name in outputs]
     return [listener(function, inputs=ins, outputs=outs, **settings) for listener in listeners]
