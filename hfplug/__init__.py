@@ -21,6 +21,7 @@ _PUBLIC = {
     "BatchingDecision": "hfplug.serving.info",
     "DataError": "hfplug.errors",
     "Decoding": "hfplug.serving.decoding",
+    "Exported": "hfplug.serving.export",
     "Full": "hfplug.methods",
     "HfplugError": "hfplug.errors",
     "HubAccessError": "hfplug.errors",
@@ -34,6 +35,7 @@ _PUBLIC = {
     "Limits": "hfplug.serving.info",
     "Lock": "hfplug.adapters.lock",
     "Lora": "hfplug.methods",
+    "Merged": "hfplug.adapters.merge",
     "MethodArguments": "hfplug.training.arguments",
     "MethodError": "hfplug.errors",
     "MismatchError": "hfplug.errors",
@@ -68,6 +70,7 @@ _PUBLIC = {
     "advised_learning_rate": "hfplug.training.guard",
     "apply_method": "hfplug.models.factory",
     "build_model": "hfplug.models.factory",
+    "export_adapter": "hfplug.serving.export",
     "find_adapters": "hfplug.hub.catalogue",
     "flush_outbox": "hfplug.hub.deliver",
     "generate_texts": "hfplug.serving.generate",
@@ -78,6 +81,7 @@ _PUBLIC = {
     "load_from_hub": "hfplug.hub.pull",
     "make_collator": "hfplug.training.collate",
     "make_method_arguments": "hfplug.training.arguments",
+    "merge_adapter": "hfplug.adapters.merge",
     "method_names": "hfplug.methods",
     "preview_push": "hfplug.hub.push",
     "pull_adapter": "hfplug.hub.pull",
@@ -109,6 +113,8 @@ if TYPE_CHECKING:
     from hfplug.adapters.load import load_adapter as load_adapter
     from hfplug.adapters.load import verify_adapter as verify_adapter
     from hfplug.adapters.lock import Lock as Lock
+    from hfplug.adapters.merge import Merged as Merged
+    from hfplug.adapters.merge import merge_adapter as merge_adapter
     from hfplug.adapters.probe import ProbeResult as ProbeResult
     from hfplug.adapters.record import Record as Record
     from hfplug.adapters.task import Task as Task
@@ -164,6 +170,8 @@ if TYPE_CHECKING:
     from hfplug.serving.asked import Asked as Asked
     from hfplug.serving.asked import Piece as Piece
     from hfplug.serving.decoding import Decoding as Decoding
+    from hfplug.serving.export import Exported as Exported
+    from hfplug.serving.export import export_adapter as export_adapter
     from hfplug.serving.generate import generate_texts as generate_texts
     from hfplug.serving.info import BatchingDecision as BatchingDecision
     from hfplug.serving.info import Limits as Limits

@@ -9,12 +9,12 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 
 import hfplug
-from hfplug.cli import demo, hub, methods, outbox, pull, push, study
+from hfplug.cli import demo, export, hub, methods, outbox, pull, push, study
 from hfplug.cli import list as list_command
 from hfplug.cli.parser import Parser, one_line
 from hfplug.errors import HfplugError
 
-COMMANDS = (demo, study, methods, push, pull, list_command, outbox, hub)
+COMMANDS = (demo, study, methods, push, pull, list_command, export, outbox, hub)
 
 
 def make_parser() -> Parser:
