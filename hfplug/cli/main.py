@@ -9,12 +9,12 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 
 import hfplug
-from hfplug.cli import demo, export, hub, methods, outbox, pull, push, study
+from hfplug.cli import compare, demo, export, hub, methods, outbox, pull, push, space, study
 from hfplug.cli import list as list_command
 from hfplug.cli.parser import Parser, one_line
 from hfplug.errors import HfplugError
 
-COMMANDS = (demo, study, methods, push, pull, list_command, export, outbox, hub)
+COMMANDS = (demo, study, compare, methods, push, pull, list_command, export, outbox, hub, space)
 
 
 def make_parser() -> Parser:
