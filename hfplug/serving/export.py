@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hfplug.adapters import atomic
 from hfplug.adapters.adapter_dir import AdapterDir
@@ -261,11 +261,10 @@ def _write_card(packed: AdapterDir, name: str, base_id: str | None) -> None:
 
 def _check_known_to_peft(adapter: AdapterDir) -> None:
     """Refuse what plain PEFT would not load."""
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft import PeftType
 
     kind = str(adapter.config.get("peft_type")).upper()
-    known: set[Any] = {str(getattr(one, "value", one)) for one in PEFT_TYPE_TO_CONFIG_MAPPING}
-    if kind not in known:
+    if kind not in {one.value for one in PeftType}:
         raise MethodError(
             f"PEFT itself has no adapters of type {kind}.",
             fix="Load it with hfplug.load_adapter, or serve it with hfplug.Service.",
