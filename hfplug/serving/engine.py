@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import weakref
 from collections.abc import Hashable, Sequence
 from queue import SimpleQueue
 
@@ -14,6 +16,8 @@ from hfplug.serving.shelf import Shelf, Version
 from hfplug.serving.turns import Turns
 
 logger = logging.getLogger(__name__)
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Engine:
@@ -42,6 +46,7 @@ class Engine:
         self._threads: list[threading.Thread] = []
         self._max_rows = limits.max_rows
         self._closed = False
+        _ENGINES.add(self)
 
     def ring(self) -> None:
         """Wake a thread. Takes no lock."""
@@ -72,8 +77,7 @@ class Engine:
             ServingError: The service is closed.
         """
         with self._lock:
-            if self._closed:
-                raise closed_error()
+            self.require_open()
             self._sweep()
             if len(self._queue) + count > self.limits.max_queue:
                 raise QueueFullError(
@@ -89,29 +93,42 @@ class Engine:
         """
         with self._lock:
             self.require_room(len(jobs))
-            self._queue.extend(jobs)
             # A thread may be gone: with a fork of the process, or because Python had no memory for it.
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             while len(self._threads) < self.limits.max_passes:
                 thread = threading.Thread(target=self._serve, name="hfplug-pass", daemon=True)
                 thread.start()
                 self._threads.append(thread)
+            self._queue = [*self._queue, *jobs]
         self.ring()
 
     def close(self) -> None:
         """End everything: what waits and what is being written gets an error, and the threads end."""
+        self.abandon()
         with self._lock:
-            self._closed = True
             threads = list(self._threads)
-            for job in [*self._queue, *self._running]:
-                job.request.fail(closed_error())
-                job.request.called_off = True
-            self._sweep()
-        for _ in range(self.limits.max_passes):
-            self.ring()
+            self._end_queue()
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=60)
+
+    def abandon(self) -> None:
+        """The same without waiting for anything: for a service that is being freed, in the middle of anything."""
+        self._closed = True
+        for job in list(self._running):
+            job.request.fail(closed_error())
+            job.request.called_off = True
+        for _ in range(self.limits.max_passes):
+            self.ring()
+
+    def require_open(self) -> None:
+        """Refuse what a closed service cannot do.
+
+        Raises:
+            ServingError: The service is closed.
+        """
+        if self._closed:
+            raise closed_error()
 
     # --------------------------------------------------------------------------------------------- threads
 
@@ -128,6 +145,7 @@ class Engine:
         """The next pass: perhaps empty; None if the service is closed."""
         with self._lock:
             if self._closed:
+                self._end_queue()
                 return None
             self._sweep()
             if not self._queue:
@@ -180,15 +198,19 @@ class Engine:
             self._running = [job for job in self._running if id(job) not in done]
             self._queue = [*back, *self._queue]
             if self._closed:
-                for job in back:
-                    job.request.fail(closed_error())
-                self._sweep()
+                self._end_queue()
         for job in jobs:
             if job.version not in later:
                 job.request.fail(ServingError(f"{job.request.name!r} was not answered."))  # of no effect if it was
                 self.shelf.leave(job.version)
         if back:
             self.ring()
+
+    def _end_queue(self) -> None:
+        """Tell all that wait that the service is closed. Under the lock."""
+        for job in self._queue:
+            job.request.fail(closed_error())
+        self._sweep()
 
     def _sweep(self) -> None:
         """Take out of the queue what was called off. Under the lock."""
@@ -197,6 +219,13 @@ class Engine:
             self._queue = [job for job in self._queue if not job.request.over]
             for job in over:
                 self.shelf.leave(job.version)
+
+
+@atexit.register
+def _close_all() -> None:
+    # A thread that computes while Python takes itself apart can bring the process down.
+    for engine in list(_ENGINES):
+        engine.close()
 
 
 def closed_error() -> ServingError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -73,13 +74,11 @@ def answer(resident: Resident, jobs: Sequence[Job], turns: Turns) -> int:
             fitted = min(fitted, half)
             logger.warning("%d rows do not fit into memory together; %d are tried.", len(batch), half)
             waiting[:0] = [batch[:half], batch[half:]]
-            error = None  # and with it the tensors that its frames hold
             _free_memory()
             continue
         for job in batch:
             job.request.fail(_as_told(error, job))
         if _is_out_of_memory(error):
-            error = None
             _free_memory()
     return fitted
 
@@ -89,7 +88,9 @@ def _try(resident: Resident, jobs: list[Job], turns: Turns) -> BaseException | N
     try:
         _generate(resident, jobs, turns)
     except BaseException as error:  # a thread of the service must outlive whatever a model does
-        logger.info("A pass of %d rows failed.", len(jobs), exc_info=True)
+        if not _is_out_of_memory(error):
+            logger.warning("A pass of %d rows failed.", len(jobs), exc_info=True)
+        traceback.clear_frames(error.__traceback__)  # they hold caches and logits, and the asker keeps the error
         return error
     return None
 
@@ -124,14 +125,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _as_told(error: BaseException, job: Job) -> ServingError:
     """An error for one asker: of its own, as a traceback grows with each place that raises it."""
-    cause: BaseException | None = error
     if _is_out_of_memory(error):
         told = ServingError(
             f"{job.request.name!r} could not answer: memory does not reach for a prompt of"
             f" {job.request.prompt_tokens} tokens and {job.settled.max_new_tokens} new ones.",
             fix="Ask with a shorter text, fewer new tokens or fewer beams.",
         )
-        cause = None  # its frames hold the tensors that did not fit
     elif isinstance(error, HfplugError):
         told = ServingError(error.message, fix=error.fix)
     else:
@@ -140,7 +139,7 @@ def _as_told(error: BaseException, job: Job) -> ServingError:
             f"{job.request.name!r} could not answer: {type(error).__name__}: {line}".rstrip(": "),
             fix="Ask again; if it stays so, load the variant again.",
         )
-    told.__cause__ = cause
+    told.__cause__ = error
     return told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Sequence
@@ -100,11 +101,11 @@ class Service:
         self._turns = Turns()
         self._shelf = Shelf(load_resident, self.limits.variant_bytes)
         self._prompter = Prompter(self.limits)
-        self._proving = threading.Lock()
+        self._proving = threading.RLock()
         self._proof: BaseProof = self._resident.prove_base()
         self._proof_due = False
         self._engine = Engine(self.limits, self._shelf, self._turns, _first_decision(batching))
-        self._close_at_exit = weakref.finalize(self, self._engine.close)
+        weakref.finalize(self, self._engine.abandon)
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -145,6 +146,12 @@ class Service:
         if len(set(names)) != len(names) or not names:
             raise ServingError(f"Pass one or more names, each once, not {names!r}.")
         self._prompter.check(text)
+        for value, kind in ((task, Task), (decoding, Decoding)):
+            if value is not None and not isinstance(value, kind):
+                raise ServingError(
+                    f"{kind.__name__.lower()} must be a {kind.__name__}, not {type(value).__name__}.",
+                    fix=f"Pass hfplug.{kind.__name__}(...).",
+                )
         self._engine.require_room(len(names))
         jobs: list[Job] = []
         try:
@@ -181,6 +188,7 @@ class Service:
             AdapterError, MismatchError: The folder holds no whole adapter, or one for another base.
             ServingError: It needs more memory than is allowed, or the name cannot be used.
         """
+        self._engine.require_open()
         version = self._shelf.load(name, folder, full=full, merge=merge)
         self._proof_due = True
         self._time_batching()
@@ -234,8 +242,7 @@ class Service:
         """Compare the base, bit for bit, with what was loaded; its column is refused from here on if it differs."""
         with self._proving:
             self._proof_due = False
-            with self._turns.mine():
-                self._proof = self._resident.prove_base()
+            self._proof = self._resident.prove_base()
             return self._proof
 
     @property
@@ -266,7 +273,7 @@ class Service:
 
     def close(self) -> None:
         """End everything: what waits or is being written gets an error. A closed service answers nothing more."""
-        self._close_at_exit()
+        self._engine.close()
 
     def __enter__(self) -> Service:
         return self
@@ -332,8 +339,9 @@ class Service:
 
     def _require_proof(self) -> None:
         """The base's column is shown only if the base is what was loaded; after a load that is looked at again."""
-        if self._proof_due:
-            self.reprove()
+        with self._proving:
+            if self._proof_due:
+                self.reprove()
         if self._proof.verdict != "proved":
             raise ServingError(f"The base is not answered. {self._proof}", fix="Start the service again.")
 
@@ -341,12 +349,15 @@ class Service:
         """Time again when there are twice as many variants that can share a pass as last time."""
         if self._batching != "auto":
             return
-        current = self._shelf.all_current()
-        mixable = [one for one in current if self._shelf.group_of(one) == (None, "mixed") and one.in_memory]
+        mixable = [one for one in self._shelf.all_current() if self._shelf.group_of(one) == (None, "mixed")]
         if len(mixable) < max(2, 2 * self._timed_for):
             return
         self._timed_for = len(mixable)
-        held = self._shelf.hold(mixable)
+        entered: list[Version] = []
+        for version in mixable:
+            with contextlib.suppress(ServingError):  # unloaded in between
+                entered.append(self._shelf.enter(version.name))  # so that unloading does not take it away meanwhile
+        held = self._shelf.hold([version for version in entered if version.in_memory])
         try:
             if len(held.present) >= 2:
                 with self._turns.mine():
@@ -354,6 +365,8 @@ class Service:
                     self._engine.decision = time_batching(self._resident, names)
         finally:
             self._shelf.release(held.present)
+            for version in entered:
+                self._shelf.leave(version)
 
 
 def _first_decision(batching: Batching | Literal["auto"]) -> BatchingDecision:
