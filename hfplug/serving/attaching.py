@@ -21,7 +21,18 @@ from hfplug.errors import MismatchError, ServingError
 from hfplug.methods import LearningRate, TuningMethod
 from hfplug.methods.method import AnatomyView
 from hfplug.models.anatomy import count_parameters
-from hfplug.serving.clones import give_own, same_bits, share, share_again, write_counts
+from hfplug.serving.clones import (
+    bytes_beyond,
+    give_own,
+    memory_of,
+    same_bits,
+    share,
+    share_again,
+    write_counts,
+)
+from hfplug.serving.difference import as_difference
+from hfplug.serving.merging import merge_into_own
+from hfplug.serving.trial import Bench, alone_logits, difference
 
 _PEFT_NAME = re.compile(r"^base_model\.(?:model\.)?")
 _WRAPPERS = re.compile(r"\.(?:base_layer|original_module|modules_to_save(?:\.\w+)?|token_adapter)(?=\.)")
@@ -43,7 +54,11 @@ class AsStored(TuningMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A variant's model, before it is known how it can be batched. Fields as of ``Attached``."""
+    """A variant's model, before it is known how it can be batched. Fields as of ``Attached``.
+
+    Attributes:
+        alone_because: Why its rows are not tried beside others', or empty.
+    """
 
     adapter: AdapterDir
     method: TuningMethod
@@ -53,31 +68,52 @@ class Made:
     trainable_parameters: int
     probe: ProbeResult | None
     notes: tuple[str, ...]
+    alone_because: str = ""
 
 
 def put_variant_on(
     base: LoadedBase,
     folder: str | Path,
     tokenizer: Any,
+    bench: Bench,
     *,
     verify: Literal["probe", "lock"],
     full: Literal["copy", "difference"],
     merge: Literal["never", "always"],
 ) -> Made:
-    """Make a variant's model over the base's memory. Arguments and errors as of ``Resident.attach``."""
+    """Make a variant's model over the base's memory. Other arguments and errors as of ``Resident.attach``.
+
+    Args:
+        base: The base.
+        folder: The adapter's folder.
+        tokenizer: The base's.
+        bench: Measures what a difference or a merge costs in exactness.
+    """
+    for what, value, choices in _choices(verify, full, merge):
+        if value not in choices:
+            raise ServingError(f"{what} must be one of {', '.join(choices)}, not {value!r}.")
     adapter = AdapterDir.open(folder)
     check_files(adapter)
     check_finite(adapter)
     note_what_is_unknown(adapter)
     method = method_of(adapter)
     tokenizer = find_tokenizer(adapter, None, offline="on") or tokenizer
+    notes: tuple[str, ...] = ()
+    because = ""
     if adapter.kind == "full":
         model = _full_model(base, adapter, tokenizer)
         trainable = count_parameters(model)
+        because = "every weight is its own, there is nothing to share in a pass"
+        if full == "difference":
+            model, note = _difference(bench, method, base.model, model)
+            notes = (note,)
     else:
         model = _adapter_model(base, adapter, method, tokenizer)
         trainable = _saved_numbers(adapter)
-    probe, notes = _ask_probe(adapter, model, tokenizer, verify)
+        if merge == "always":
+            notes = (_merged(bench, method, model),)
+            because = "merged into weights of its own"
+    probe, unknown = _ask_probe(adapter, model, tokenizer, verify)
     model.eval().requires_grad_(False)
     return Made(
         adapter=adapter,
@@ -87,8 +123,47 @@ def put_variant_on(
         tokenizer=tokenizer,
         trainable_parameters=trainable,
         probe=probe,
-        notes=notes,
+        notes=(*notes, *unknown),
+        alone_because=because,
     )
+
+
+def _choices(verify: str, full: str, merge: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    return (
+        ("verify", verify, ("probe", "lock")),
+        ("full", full, ("copy", "difference")),
+        ("merge", merge, ("never", "always")),
+    )
+
+
+def _difference(bench: Bench, method: TuningMethod, base: nn.Module, copy: nn.Module) -> tuple[nn.Module, str]:
+    """A full model as a difference, and what that costs in exactness, in words."""
+    whole = bytes_beyond([copy], memory_of([base]))
+    model = as_difference(base, copy)
+    held = bytes_beyond([model], memory_of([base]))
+    off = difference(alone_logits(bench, method, model), alone_logits(bench, method, copy))
+    return model, (
+        f"Held as a difference to the base of 8 bits a number: {held / 1e6:.1f} MB in place of {whole / 1e6:.1f} MB;"
+        f" its logits differ from the copy's by {off:.1g} of their root mean square at most, on"
+        f" {len(bench.prompts)} short inputs."
+    )
+
+
+def _merged(bench: Bench, method: TuningMethod, model: nn.Module) -> str:
+    """Merge an adapter, and say what that costs in exactness.
+
+    Raises:
+        ServingError: The merged model is another one.
+    """
+    before = alone_logits(bench, method, model)
+    merge_into_own(model, method)
+    off = difference(alone_logits(bench, method, model), before)
+    if off > 10 * bench.limit:
+        raise ServingError(
+            f"Merged, its logits differ from what they were by {off:.1g} of their root mean square.",
+            fix="Pass merge='never'.",
+        )
+    return f"Merged into weights of its own; its logits differ by {off:.1g} of their root mean square from unmerged."
 
 
 def _adapter_model(base: LoadedBase, adapter: AdapterDir, method: TuningMethod, tokenizer: Any) -> nn.Module:

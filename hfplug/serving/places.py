@@ -13,7 +13,7 @@ from torch import nn
 
 from hfplug.methods import TuningMethod
 from hfplug.serving.prompts import Seat, make_batch
-from hfplug.serving.routing import Router
+from hfplug.serving.routing import Router, changed_modules
 from hfplug.serving.trial import Bench, alone_logits, own_router, try_mixed, try_tree
 
 
@@ -101,7 +101,13 @@ def ready_mixed(
 
 
 def find_place(
-    bench: Bench, name: str, method: TuningMethod, model: nn.Module, others: Mapping[str, Place], *, kind: str
+    bench: Bench,
+    name: str,
+    method: TuningMethod,
+    model: nn.Module,
+    others: Mapping[str, Place],
+    *,
+    alone_because: str = "",
 ) -> Place:
     """Find out how a variant can be asked, by trying.
 
@@ -111,22 +117,25 @@ def find_place(
         method: Its method.
         model: Its model.
         others: The variants that are there already and may be mixed.
-        kind: ``"full"`` runs alone without being tried: nothing of it is shared.
+        alone_because: Why it is not tried beside others, or empty.
     """
     tree: Any = model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
     with torch.no_grad():
-        seat = Seat(name=name, tree=tree, vectors=method.input_vectors(model), prefix=method.cached_prefix(model))
+        seat = Seat(
+            name=name,
+            tree=tree,
+            changed=() if alone_because else tuple(changed_modules(bench.model, tree)),
+            vectors=method.input_vectors(model),
+            prefix=method.cached_prefix(model),
+        )
     known: dict[str, Any] = {"method": method, "model": model}
-    if kind == "full":
-        reason = "every weight is its own, there is nothing to share in a pass"
-        return Place(seat=seat, way="tree", router=None, batching="alone", reason=reason, **known)
+    if alone_because:
+        return Place(seat=seat, way="tree", router=None, batching="alone", reason=alone_because, **known)
     expected = alone_logits(bench, method, model)
     if wrong := try_tree(bench, seat, expected):
         reason = f"only PEFT's own generate gives its answers ({wrong})"
         return Place(seat=seat, way="peft", router=None, batching="alone", reason=reason, **known)
-    other = next((place.seat for place in others.values()), None)
-    trees = {str(one.seat.name): one.seat.tree for one in others.values()}
-    wrong = try_mixed(bench, seat, expected, lambda: Router(bench.model, {**trees, name: tree}), other)
+    wrong = try_mixed(bench, seat, expected, [place.seat for place in others.values()])
     batching: Literal["mixed", "alone"] = "alone" if wrong else "mixed"
     reason = wrong or "tried: rows of several variants come out as they do alone"
     router = own_router(bench, seat)

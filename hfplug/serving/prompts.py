@@ -27,12 +27,14 @@ class Seat:
     Attributes:
         name: The variant's name in a router; None for the base's own modules.
         tree: The base model with the variant's modules in it.
+        changed: Names of those modules (:func:`~hfplug.serving.routing.changed_modules`).
         vectors: What stands before its prompts, shape (virtual tokens, width), or None.
         prefix: Keys and values that stand before those of each layer, or None.
     """
 
     name: str | None
     tree: nn.Module
+    changed: tuple[str, ...] = ()
     vectors: Tensor | None = None
     prefix: Prefix | None = None
 

@@ -197,12 +197,14 @@ class Resident:
         if name in (BASE, MIXED) or not name.strip():
             raise ServingError(f"A variant cannot be called {name!r}.", fix="Choose another name.")
         with self._attaching:
-            made = put_variant_on(self._loaded, folder, self.tokenizer, verify=verify, full=full, merge=merge)
+            choices: dict[str, Any] = {"verify": verify, "full": full, "merge": merge}
+            made = put_variant_on(self._loaded, folder, self.tokenizer, self._bench, **choices)
             table = self._table
             others = {
                 other: place for other, place in table.places.items() if place.batching == "mixed" and other != name
             }
-            place = find_place(self._bench, name, made.method, made.model, others, kind=made.kind)
+            because = made.alone_because
+            place = find_place(self._bench, name, made.method, made.model, others, alone_because=because)
             variant = Attached(
                 name=name,
                 held_bytes=bytes_beyond([made.model], self._memory),
@@ -290,7 +292,8 @@ class Resident:
         return variant
 
     def _replace(self, attached: dict[str, Attached], places: dict[str, Place]) -> None:
-        trees = {name: place.seat.tree for name, place in places.items() if place.batching == "mixed"}
+        mixed = {name: place.seat for name, place in places.items() if place.batching == "mixed"}
+        trees = {name: (seat.tree, seat.changed) for name, seat in mixed.items()}
         router = Router(self.model, trees) if len(trees) > 1 else None
         self._table = _Table(types.MappingProxyType(attached), places, router)
 

@@ -193,18 +193,18 @@ class Router:
 
     Args:
         base: The base; only read.
-        trees: Variant to the base model with that variant's modules in it.
+        trees: Variant to the base model with that variant's modules in it, and what :func:`changed_modules` says of it.
 
     Raises:
         CannotRoute: A variant is not a change of single modules.
     """
 
-    def __init__(self, base: nn.Module, trees: Mapping[str, nn.Module]) -> None:
+    def __init__(self, base: nn.Module, trees: Mapping[str, tuple[nn.Module, Sequence[str]]]) -> None:
         self.model = share(base)
         self.names = frozenset(trees)
         own: dict[str, dict[str, nn.Module]] = {}
-        for name, tree in trees.items():
-            for path in changed_modules(base, tree):
+        for name, (tree, paths) in trees.items():
+            for path in paths:
                 if not path:
                     raise CannotRoute(f"{name!r} changes the model as a whole.")
                 own.setdefault(path, {})[name] = tree.get_submodule(path)
