@@ -87,7 +87,9 @@ _PUBLIC = {
     "pull_adapter": "hfplug.hub.pull",
     "push_adapter": "hfplug.hub.push",
     "read_report": "hfplug.comparison.report",
+    "methods_for": "hfplug.models.applicable",
     "register_method": "hfplug.methods",
+    "register_peft_types": "hfplug.methods",
     "render_table": "hfplug.comparison.table",
     "run_study": "hfplug.comparison.study",
     "verify_adapter": "hfplug.adapters.load",
@@ -164,6 +166,8 @@ if TYPE_CHECKING:
     from hfplug.methods import get_method as get_method
     from hfplug.methods import method_names as method_names
     from hfplug.methods import register_method as register_method
+    from hfplug.methods import register_peft_types as register_peft_types
+    from hfplug.models.applicable import methods_for as methods_for
     from hfplug.models.factory import apply_method as apply_method
     from hfplug.models.factory import build_model as build_model
     from hfplug.serving.asked import Answer as Answer

@@ -28,7 +28,8 @@ def how_to_load(adapter: AdapterDir, place: str, *, on_hub: bool, base: str | No
     lines = ["With hfplug, which checks that the base is the right one:", fence(hfplug, "python")]
     plain = plain_code(adapter, shown, base=json.dumps(base) if base else None)
     which = "transformers" if adapter.kind == "full" else "PEFT and transformers"
-    return "\n\n".join([*lines, f"With {which} alone:", fence(plain, "python")])
+    alone = "alone" if "register_peft_types" not in plain else "(PEFT lacks this kind of adapter; hfplug brings it)"
+    return "\n\n".join([*lines, f"With {which} {alone}:", fence(plain, "python")])
 
 
 def plain_code(adapter: AdapterDir, place: str, *, base: str | None) -> str:
@@ -52,6 +53,9 @@ def plain_code(adapter: AdapterDir, place: str, *, base: str | None) -> str:
         imports = f"import torch\nfrom peft import PeftModel\nfrom transformers import {auto}, BitsAndBytesConfig"
         before = f"quantization = BitsAndBytesConfig({settings})\n"
         arguments.append("quantization_config=quantization")
+    if str(adapter.config.get("peft_type")).startswith("HFPLUG_"):
+        # A kind of adapter that PEFT does not have: hfplug brings it, and PEFT does the rest.
+        imports, before = f"import hfplug\n{imports}", f"hfplug.register_peft_types()\n{before}"
     call = f"base = {auto}.from_pretrained({', '.join(arguments)})"
     return f"{imports}\n\n{before}{call}\nmodel = PeftModel.from_pretrained(base, {place})"
 

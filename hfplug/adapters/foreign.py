@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _METHOD_OF_PEFT_TYPE = {
+    "HFPLUG_BITFIT": "bitfit",
+    "HFPLUG_BOTTLENECK": "bottleneck",
     "IA3": "ia3",
+    "LN_TUNING": "norms",
     "LORA": "lora",
     "PREFIX_TUNING": "prefix_tuning",
     "PROMPT_TUNING": "prompt_tuning",

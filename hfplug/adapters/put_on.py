@@ -13,6 +13,7 @@ from hfplug.adapters.fit import check_nothing_random, check_tensors, fit_vocabul
 from hfplug.adapters.lock import check
 from hfplug.errors import MismatchError
 from hfplug.methods import TuningMethod
+from hfplug.methods.tuners.names import calling_peft
 from hfplug.models.anatomy import read_anatomy
 from hfplug.models.base import Base
 from hfplug.models.factory import Applied, remember
@@ -107,7 +108,8 @@ def _let_peft_load(model: nn.Module, adapter: AdapterDir) -> nn.Module:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, str(adapter.path))
+        with calling_peft():
+            return PeftModel.from_pretrained(model, str(adapter.path))
     except KeyError as error:
         raise MismatchError(
             f"The adapter in {str(adapter.path)!r} lacks the tensor {error}, which its settings announce.",

@@ -21,7 +21,7 @@ import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.errors import MethodError, SettingError, did_you_mean
 from hfplug.methods.anatomy_view import AnatomyView

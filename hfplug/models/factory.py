@@ -14,6 +14,7 @@ from torch import nn
 
 from hfplug.errors import BaseModelError, HfplugError, MethodError
 from hfplug.methods import Quantization, TuningMethod, resolve_method
+from hfplug.methods.tuners.names import calling_peft
 from hfplug.models import hardware
 from hfplug.models.anatomy import Anatomy, new_modules, read_anatomy
 from hfplug.models.base import (
@@ -323,7 +324,8 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
         settle_four_bit_layers(model)
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     try:
-        tuned = method.finish(get_peft_model(model, config, revision=base_commit))  # type: ignore[arg-type]
+        with calling_peft():
+            tuned = method.finish(get_peft_model(model, config, revision=base_commit))  # type: ignore[arg-type]
         if method.tried_out == "on":
             try_out(tuned, method)
         return tuned

@@ -28,12 +28,14 @@ def cache_shapes(model: nn.Module) -> tuple[tuple[HeadShape, HeadShape], ...]:
         nothing, what its configuration says; empty if neither tells. A layer that keeps something else has (0, 0).
     """
     config: Any = model.config
-    if on_meta(model):
-        return ()
     with at_rest(model), torch.no_grad():
         try:
             output = model(**few_tokens(model), use_cache=True)
         except TypeError:  # an encoder's forward knows no cache
+            return _of_encoder(config)
+        except (RuntimeError, NotImplementedError, ValueError):
+            if not on_meta(model):
+                raise
             return _of_encoder(config)
     kept = getattr(output, "past_key_values", None)
     kept = getattr(kept, "self_attention_cache", kept)
@@ -90,8 +92,7 @@ def few_tokens(model: Any) -> dict[str, torch.Tensor]:
     end = config.eos_token_id if isinstance(config.eos_token_id, int) else None
     if getattr(config, "is_encoder_decoder", False) and end is not None and end < rows:
         ids[-1] = end
-    device = torch.device("cpu") if embedding.device.type == "meta" else embedding.device
-    row = torch.tensor([ids], device=device)
+    row = torch.tensor([ids], device=embedding.device)
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
     if getattr(config, "is_encoder_decoder", False) and model.can_generate():
         inputs["decoder_input_ids"] = row
