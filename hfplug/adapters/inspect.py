@@ -178,4 +178,5 @@ def _nearest(vectors: Tensor, words: Tensor, readable: Tensor, count: int) -> tu
 def _written(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """A token as text; its own name where the text alone would be invisible."""
     text = tokenizer.decode([token])
-    return text if text.strip() and text.isprintable() else str(tokenizer.convert_ids_to_tokens(token))
+    readable = text.strip() and text.isprintable() and "\ufffd" not in text  # half a letter of some script
+    return text if readable else str(tokenizer.convert_ids_to_tokens(token))

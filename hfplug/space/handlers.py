@@ -216,12 +216,15 @@ class Handlers:
         changed = self.sessions.change(
             _tab(request), lambda session: replace(session, added=tuple(dict.fromkeys((*session.added, info.name))))
         )
-        added = changed.added
-        offered = self._choices(values["task"], ANY_METHOD, added)
+        added, task, tasks = changed.added, values["task"], self.space.tasks(changed.added)
+        if info.task is not None and info.task.name != task:
+            task = info.task.name  # else the new column would not be among those offered
+        offered = self._choices(task, ANY_METHOD, added)
         chosen = list(dict.fromkeys((*(values["variants"] or ()), info.name)))
         names = [name for _, name in offered["variants"]["choices"]]
         yield {
             **offered,
+            "task": gr.update(choices=list(tasks), value=task),
             "method": gr.update(choices=[ANY_METHOD, *self.space.methods(added)], value=ANY_METHOD),
             "variants": gr.update(
                 choices=offered["variants"]["choices"], value=[name for name in chosen if name in names]

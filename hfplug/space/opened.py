@@ -75,9 +75,17 @@ class OpenSpace:
             hidden = set(self._added) - set(added)
         return tuple(info for info in self.service.variants() if info.name not in hidden)
 
-    def tasks(self) -> dict[str, Task]:
-        """The tasks that can be chosen, by name: those that the variants were trained on, else the demo's summary."""
-        found = {info.task.name: info.task for info in self.service.variants() if info.task is not None}
+    def tasks(self, added: Sequence[str] = ()) -> dict[str, Task]:
+        """The tasks that can be chosen, by name: those that the variants were trained on, else the demo's summary.
+
+        Args:
+            added: Adapters of visitors whose tasks count as well. They never change the prompt of a task that is
+                there already.
+        """
+        found: dict[str, Task] = {}
+        for info in self.variants(added):
+            if info.task is not None:
+                found.setdefault(info.task.name, info.task)
         if not found:
             from hfplug.demo.tasks import TASKS
 
@@ -126,13 +134,13 @@ class OpenSpace:
             asking.names,
             asking.dialogue,
             references=asking.references,
-            task=self._task(asking.task),
+            task=self._task(asking.task, asking.names),
             decoding=asking.decoding,
             sources=self._sources,
         )
 
-    def _task(self, name: str | None) -> Task:
-        known = self.tasks()
+    def _task(self, name: str | None, added: Sequence[str]) -> Task:
+        known = self.tasks(added)
         if name is None:
             return next(iter(known.values()))
         if name not in known:

@@ -17,7 +17,7 @@ import gradio as gr
 
 from hfplug.space.config import SpaceConfig, read_config
 from hfplug.space.endpoints import add_endpoints
-from hfplug.space.handlers import ANY_METHOD, DECODING_PARTS, NO_EXAMPLE, Handlers
+from hfplug.space.handlers import ANY_METHOD, DECODING_PARTS, NO_EXAMPLE, Handlers, slider_ranges
 from hfplug.space.opened import OpenSpace, open_space
 from hfplug.space.page import COPY, DOWNLOAD, FULL_LINK, adding_html, header_html, launch_settings
 from hfplug.space.study_tab import study_html
@@ -26,9 +26,9 @@ from hfplug.space.view import columns_html
 from hfplug.space.wiring import connect
 
 CSS = Path(__file__).with_name("space.css")
-FORM = ("dialogue", "reference", "variants", "task", "blind", "added", "session", *DECODING_PARTS)
+FORM = ("dialogue", "reference", "variants", "task", "blind", *DECODING_PARTS)
 SHOWN = (
-    "session", "columns", "status", "vote_box", "choice", "export_box", "export_json", "export_csv", "export_md",
+    "columns", "status", "vote_box", "choice", "export_box", "export_json", "export_csv", "export_md",
     "history", "history_empty",
 )  # fmt: skip
 
@@ -43,8 +43,12 @@ def create_app(config: SpaceConfig, service: Any = None) -> gr.Blocks:
     Returns:
         The app; ``launch(app)`` starts it with its own look.
     """
-    space = open_space(config, service)
-    with gr.Blocks(title=config.title, analytics_enabled=False, fill_width=True) as app:
+    return lay_out(open_space(config, service))
+
+
+def lay_out(space: OpenSpace) -> gr.Blocks:
+    """The page and the named endpoints of a Space that is open already."""
+    with gr.Blocks(title=space.config.title, analytics_enabled=False, fill_width=True) as app:
         gr.HTML(header_html(space), elem_id="hf-header")
         with gr.Tabs(elem_id="hf-tabs"):
             with gr.Tab("Compare", id="compare"):
@@ -70,7 +74,7 @@ def launch(app: gr.Blocks, **settings: Any) -> Any:
 
 
 def _compare_tab(space: OpenSpace) -> dict[str, Any]:
-    parts: dict[str, Any] = {"session": gr.State(), "added": gr.State(())}
+    parts: dict[str, Any] = {}
     with gr.Row(equal_height=False, elem_classes="hf-form"):
         with gr.Column(scale=3, min_width=320):
             parts |= _question(space)
@@ -137,19 +141,21 @@ def _choices(space: OpenSpace) -> dict[str, Any]:
 
 
 def _decoding(space: OpenSpace) -> dict[str, Any]:
-    most = space.config.limits.max_new_tokens
-    first = next(iter(space.tasks().values()))
-    usual = min(most, int(first.decoding.get("max_new_tokens") or most))
+    ranges, parts = slider_ranges(space), {}
+    usual = next(iter(space.tasks().values())).decoding.get("max_new_tokens") or ranges["max_new_tokens"][1]
+
+    def slider(name: str, value: float, label: str) -> None:
+        low, high, step = ranges[name]
+        parts[name] = gr.Slider(low, high, value=min(value, high), step=step, label=label, elem_id=f"hf-{name}")
+
     with gr.Row():
-        parts = {
-            "max_new_tokens": gr.Slider(1, most, value=usual, step=1, label="Most tokens of an answer"),
-            "temperature": gr.Slider(0, 2, value=0, step=0.1, label="Temperature (0: always the likeliest word)"),
-        }
+        slider("max_new_tokens", usual, "Most tokens of an answer")
+        slider("temperature", 0, "Temperature (0: the likeliest)")
     with gr.Row():
-        parts["top_p"] = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")
-        parts["repetition_penalty"] = gr.Slider(1, 2, value=1, step=0.05, label="Repetition penalty")
+        slider("top_p", 1, "Top p")
+        slider("repetition_penalty", 1, "Repetition penalty")
     with gr.Row():
-        parts["num_beams"] = gr.Slider(1, 8, value=1, step=1, label="Beams (more than 1: no streaming)")
+        slider("num_beams", 1, "Beams (no streaming above 1)")
         parts["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="hf-seed")
     return parts
 
@@ -200,19 +206,19 @@ def _wire(app: gr.Blocks, space: OpenSpace, parts: dict[str, Any]) -> None:
 
     on(
         [app.load], do.load, (),
-        ("session", "task", "variants", "example", "dialogue", "reference", "blind", "status", *DECODING_PARTS),
+        ("task", "variants", "example", "dialogue", "reference", "blind", "status", *DECODING_PARTS),
     )  # fmt: skip
     on([parts["example"].input], do.pick_example, ("example",), ("dialogue", "reference", "status"))
     filters = [parts["task"].input, parts["method"].input]
-    on(filters, do.filter_variants, ("task", "method", "added"), ("variants", "status"))
+    on(filters, do.filter_variants, ("task", "method"), ("variants", "status"))
     start = [parts["compare"].click, parts["dialogue"].submit]
     on(start, do.compare, FORM, (*SHOWN, "compare", "stop"), trigger_mode="once")
     on([parts["stop"].click], do.stop, (), ("stop", "status"), queue=False)
-    on([parts["vote"].click], do.vote, ("session", "choice"), SHOWN)
-    on([parts["history"].input], do.show_run, ("session", "history"), (*SHOWN, "dialogue", "reference", "example"))
+    on([parts["vote"].click], do.vote, ("choice",), SHOWN)
+    on([parts["history"].input], do.show_run, ("history",), (*SHOWN, "dialogue", "reference", "example"))
     adding = [parts["add"].click, parts["repo_id"].submit]
-    outputs = ("variants", "method", "added", "add_status", "add")
-    on(adding, do.add, ("repo_id", "revision", "task", "variants", "added"), outputs, notice="add_status")
+    outputs = ("variants", "task", "method", "add_status", "add")
+    on(adding, do.add, ("repo_id", "revision", "task", "variants"), outputs, notice="add_status")
     (made,) = on([parts["make_link"].click], do.link, FORM, ("link", "status"))
     made.success(None, parts["link"], parts["link"], js=FULL_LINK, api_visibility="private")
     app.unload(do.leave)
