@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -439,3 +442,27 @@ def test_limits_are_checked():
         Limits(max_rows=0)
     with pytest.raises(ServingError, match="batching must be"):
         Service("nowhere", batching="fast")
+
+
+def test_ctrl_c_calls_off_what_is_waited_for_and_a_program_ends_although_an_answer_is_being_written(shop):
+    program = f"""
+import dataclasses, os, signal, sys, threading, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from service_parts import DIALOGUES, TASK
+from hfplug import Limits, Service
+long = dataclasses.replace(TASK, decoding={{"min_new_tokens": 9000, "max_new_tokens": 9000}})
+service = Service({str(shop.base)!r}, limits=Limits(max_new_tokens=9000))
+asked = service.ask("base", DIALOGUES[0], task=long)
+next(iter(pieces := iter(asked)))
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    asked.result()
+except KeyboardInterrupt:
+    while service.running:
+        time.sleep(0.01)
+    print(asked.result().ended, flush=True)
+another = service.ask("base", DIALOGUES[0], task=long)
+next(iter(more := iter(another)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "cancelled\n"), done.stderr

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from hfplug.adapters.load import load_adapter
 from hfplug.demo.base import base_path
-from hfplug.errors import QueueFullError
+from hfplug.errors import QueueFullError, ServingError
 from hfplug.models.factory import applied_to
 from hfplug.serving.decoding import Decoding
 from hfplug.serving.generate import generate_texts
@@ -174,9 +174,10 @@ def test_sixteen_users_get_each_their_own_answers_while_variants_are_replaced_an
 
 
 @pytest.mark.slow
-def test_fifty_users_for_two_minutes_get_their_own_answers_and_memory_stays_flat(folders):
+@pytest.mark.parametrize("batching", ["mixed", "one_by_one"])
+def test_fifty_users_for_two_minutes_get_their_own_answers_and_memory_stays_flat(folders, batching):
     expected = right_answers(base_path(), folders, DIALOGUES)
-    with Service(base_path(), task=TASK, limits=Limits(max_queue=40)) as service:
+    with Service(base_path(), task=TASK, batching=batching, limits=Limits(max_queue=40)) as service:
         for name, folder in folders.items():
             service.load(name, folder)
         warm_up = Users(service, expected, count=50, seconds=30)
@@ -195,3 +196,64 @@ def test_fifty_users_for_two_minutes_get_their_own_answers_and_memory_stays_flat
         assert after.total_bytes == before.total_bytes
         assert after.process_bytes < before.process_bytes * 1.05 + 20e6
         assert abs(tensors() - counted) < 50
+
+
+def test_whatever_happens_at_once_every_request_ends_and_nothing_is_left_running(folders):
+    held = 600_000  # not all of the small ones
+    service = Service(base_path(), task=TASK, limits=Limits(max_queue=12, variant_bytes=held))
+    small = [name for name in folders if name != "full"]
+    for name in small:
+        service.load(name, folders[name])
+    asked, strange, stop = [], [], threading.Event()
+
+    def act(number: int) -> None:
+        chance = random.Random(number)
+        while not stop.is_set():
+            name = chance.choice(small)
+            try:
+                doing = chance.choice(("load", "unload", "ask", "ask", "cancel", "leave", "all", "look", "prove"))
+                if doing == "load":
+                    service.load(name, folders[chance.choice(small)])
+                elif doing == "unload" and number == 0:
+                    service.unload(name)
+                elif doing == "all":
+                    asked.extend(service.ask_all(["base", *chance.sample(small, 2)], DIALOGUES[0]).values())
+                elif doing == "look":
+                    assert service.memory().total_bytes <= service.memory().base_bytes + held
+                    service.variants()
+                elif doing == "prove":
+                    assert service.reprove().verdict == "proved"
+                else:
+                    one = service.ask(name, DIALOGUES[number])
+                    asked.append(one)
+                    if doing == "cancel":
+                        one.cancel()
+                    elif doing == "leave":
+                        for _piece in one:
+                            break
+            except ServingError:
+                time.sleep(0.01)  # the queue is full, there is no such variant now, or the service is closed
+            except BaseException as error:
+                strange.append(error)
+                return
+
+    threads = [threading.Thread(target=act, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(5)
+    service.close()
+    stop.set()
+    for thread in threads:
+        thread.join(timeout=60)
+    ends = Counter()
+    for one in asked:
+        try:
+            ends[one.result(timeout=10).ended] += 1
+        except ServingError as error:
+            ends[str(error)] += 1
+    assert strange == []
+    assert len(asked) > 10
+    assert {end for end in ends if end not in ("stop", "length", "cancelled") and "closed" not in end} == set()
+    assert not any(thread.is_alive() for thread in threads)
+    assert all(thread.name != "hfplug-pass" for thread in threading.enumerate())
+    assert (service.waiting, service.running) == (0, 0)
