@@ -76,7 +76,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "variant",
         action="append",
         metavar="NAME=SOURCE",
-        help="a column: NAME=OWNER/NAME[@REVISION], or for serve NAME=DIR; may be repeated",
+        help="a column: NAME=OWNER/NAME[@REVISION], or for serve NAME=DIR; may be repeated (without NAME= it is called "
+        "as the repo or the folder is)",
     )
     add_flag(parser, "report", metavar="DIR", help="a study's folder, for the tabs with its table and numbers")
     add_flag(parser, "examples", metavar="FILE", help="JSON or JSON lines with dialogues to pick")

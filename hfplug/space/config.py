@@ -145,7 +145,6 @@ def read_config(path: str | Path | None = None, *, environment: Mapping[str, str
     file = _find_file(named)
     values = _read_file(file) if file else {}
     folder = file.parent.absolute() if file else Path.cwd()
-    refuse_secrets(values, str(file or "The environment"))
     given = from_mapping(values, folder=folder, where=str(file or "the settings"))
     changed = _from_environment(variables)
     config = dataclasses.replace(given, **changed)
@@ -167,6 +166,7 @@ def from_mapping(values: Mapping[str, Any], *, folder: Path, where: str = "the s
     Raises:
         SpaceError: As :func:`read_config`.
     """
+    refuse_secrets(dict(values), f"{where[0].upper()}{where[1:]}")
     known = [*KEYS]
     for name in values:
         if name not in known:

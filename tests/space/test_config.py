@@ -168,3 +168,9 @@ def test_a_folder_may_hold_an_at_sign(tmp_path):
     (tmp_path / "a@b").mkdir()
     assert parse_variant(f"x={tmp_path / 'a@b'}") == VariantSource(name="x", source=str(tmp_path / "a@b"))
     assert parse_variant("x=hf://me/y@v1") == VariantSource(name="x", source="me/y", revision="v1")
+
+
+def test_a_variant_without_a_name_is_called_as_its_folder_or_its_repo(tmp_path):
+    (tmp_path / "prompt").mkdir()
+    assert parse_variant("me/my-lora@v1") == VariantSource(name="my-lora", source="me/my-lora", revision="v1")
+    assert parse_variant(str(tmp_path / "prompt")) == VariantSource(name="prompt", source=str(tmp_path / "prompt"))
