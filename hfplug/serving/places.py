@@ -59,13 +59,14 @@ class Place:
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextlib.contextmanager
-    def ready(self, base: nn.Module, prompts: Sequence[Sequence[int]], pad: int) -> Iterator[Ready]:
+    def ready(self, base: nn.Module, prompts: Sequence[Sequence[int]], pad: int, beams: int) -> Iterator[Ready]:
         """A batch of rows of this variant.
 
         Args:
             base: The base.
             prompts: Token ids of each row.
             pad: Id for padding.
+            beams: Beams of each row.
         """
         if self.way == "peft":
             plain = make_batch([Seat(name=None, tree=base)] * len(prompts), prompts, base, pad=pad)
@@ -75,7 +76,7 @@ class Place:
                 cut = plain.prompt_length if "input_ids" in inputs else 0
                 yield Ready(model=target, inputs=inputs, prompt_length=cut)
             return
-        batch = make_batch([self.seat] * len(prompts), prompts, base, pad=pad)
+        batch = make_batch([self.seat] * len(prompts), prompts, base, pad=pad, beams=beams)
         if self.router is None:
             yield Ready(model=self.seat.tree, inputs=batch.inputs, prompt_length=batch.prompt_length)
             return
@@ -92,10 +93,10 @@ def ready_base(base: nn.Module, prompts: Sequence[Sequence[int]], pad: int) -> I
 
 @contextlib.contextmanager
 def ready_mixed(
-    router: Router, seats: Sequence[Seat], base: nn.Module, prompts: Sequence[Sequence[int]], pad: int
+    router: Router, seats: Sequence[Seat], base: nn.Module, prompts: Sequence[Sequence[int]], pad: int, beams: int
 ) -> Iterator[Ready]:
     """A batch of rows of several variants. Arguments as of :meth:`Place.ready`, and the seat of each row."""
-    batch = make_batch(seats, prompts, base, pad=pad)
+    batch = make_batch(seats, prompts, base, pad=pad, beams=beams)
     with router.rows(batch.rows) as model:
         yield Ready(model=model, inputs=batch.inputs, prompt_length=batch.prompt_length)
 

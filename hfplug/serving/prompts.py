@@ -71,7 +71,9 @@ class Batch:
     prompt_length: int
 
 
-def make_batch(seats: Sequence[Seat], prompts: Sequence[Sequence[int]], model: nn.Module, *, pad: int) -> Batch:
+def make_batch(
+    seats: Sequence[Seat], prompts: Sequence[Sequence[int]], model: nn.Module, *, pad: int, beams: int = 1
+) -> Batch:
     """Put rows into one shape.
 
     Args:
@@ -79,6 +81,7 @@ def make_batch(seats: Sequence[Seat], prompts: Sequence[Sequence[int]], model: n
         prompts: Token ids of each row, at least one a row.
         model: The base, for its device and its configuration.
         pad: The id for padding and placeholders.
+        beams: Beams of each row.
 
     Raises:
         CannotRoute: A prefix does not reach all layers.
@@ -108,8 +111,11 @@ def make_batch(seats: Sequence[Seat], prompts: Sequence[Sequence[int]], model: n
         inputs["attention_mask"] = torch.cat([before, mask], dim=1)
     inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     if prefixed:
-        inputs["past_key_values"] = _filled_cache(seats, prefixed, encoder_decoder)
-    rows = Pass([seat.name for seat in seats], vectors=[seat.vectors for seat in seats], starts=starts, width=width)
+        # generate repeats tensors for beams, and a cache not.
+        repeated = [seat for seat in seats for _ in range(beams)]
+        inputs["past_key_values"] = _filled_cache(repeated, prefixed, encoder_decoder)
+    vectors = [seat.vectors for seat in seats]
+    rows = Pass([seat.name for seat in seats], vectors=vectors, starts=starts, width=width, beams=beams)
     return Batch(rows=rows, inputs=inputs, prompt_length=prefixed + (0 if encoder_decoder else width))
 
 

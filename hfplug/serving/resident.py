@@ -250,30 +250,55 @@ class Resident:
             return BASE
         return _group(self._variant(self._table, name))
 
+    def passes(self, names: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """How rows of one group have to be spread over passes: all in one, unless the base does not stand padding.
+
+        Args:
+            names: The variant of each row.
+            prompts: Token ids of each row.
+
+        Returns:
+            Indices of rows, a list a pass.
+        """
+        if self._bench.padding == "on":
+            return [list(range(len(names)))]
+        places = self._table.places
+        found: dict[int, list[int]] = {}
+        for row, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
+            virtual = places[name].seat.virtual if name in places else 0
+            found.setdefault(virtual + len(prompt), []).append(row)
+        return list(found.values())
+
     @contextlib.contextmanager
-    def ready(self, names: Sequence[str], prompts: Sequence[Sequence[int]]) -> Iterator[Ready]:
+    def ready(self, names: Sequence[str], prompts: Sequence[Sequence[int]], *, beams: int = 1) -> Iterator[Ready]:
         """Make a batch ready for one call of ``generate`` in this thread, inside the block.
 
         Args:
             names: The variant of each row, or ``"base"``; all of one group.
             prompts: Token ids of each row.
+            beams: ``num_beams`` of the generation.
 
         Yields:
             What to call, and with what.
 
         Raises:
-            ServingError: A name is unknown, the rows are of several groups, or a prompt is empty.
+            ServingError: A name is unknown, the rows are of several groups or passes, or a prompt is empty.
         """
         table = self._table
         self._check_rows(table, names, prompts)
+        if len(self.passes(names, prompts)) > 1:
+            raise ServingError(
+                f"A {type(self.model).__name__} does not stand padding, and these rows are of several lengths.",
+                fix="Ask for each list of rows that passes(names, prompts) gives apart.",
+            )
         if names[0] == BASE:
             block = ready_base(self.model, prompts, self.pad_token_id)
         elif len(set(names)) == 1:
-            block = table.places[names[0]].ready(self.model, prompts, self.pad_token_id)
+            block = table.places[names[0]].ready(self.model, prompts, self.pad_token_id, beams)
         else:
             assert table.router is not None
             seats = [table.places[name].seat for name in names]
-            block = ready_mixed(table.router, seats, self.model, prompts, self.pad_token_id)
+            block = ready_mixed(table.router, seats, self.model, prompts, self.pad_token_id, beams)
         with block as ready:
             yield ready
 

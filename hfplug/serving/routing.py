@@ -38,6 +38,7 @@ class Pass:
         vectors: For each row the vectors that stand before its prompt, or None.
         starts: For each row the position at which they start.
         width: Length of the padded batch that they are put into.
+        beams: Beams of each row; ``generate`` repeats the rows that often, one after the other.
         plans: What each routed module worked out for this batch.
     """
 
@@ -48,21 +49,29 @@ class Pass:
         vectors: Sequence[Tensor | None] = (),
         starts: Sequence[int] = (),
         width: int = 0,
+        beams: int = 1,
     ) -> None:
         self.owners = tuple(owners)
+        self.beams = beams
         self.vectors = tuple(vectors)
         self.starts = tuple(starts)
         self.width = width
-        self.plans: dict[int, Any] = {}
+        self.plans: dict[tuple[int, int], _Plan] = {}
+
+    def repeats(self, value: Any) -> int:
+        """How often each row is there in what a module is called with: once, or once a beam."""
+        rows = value.shape[0] if isinstance(value, Tensor) and value.dim() else 0
+        return self.beams if rows == self.beams * len(self.owners) else 1
 
     def take_vectors(self, shape: torch.Size) -> Iterator[tuple[int, int, Tensor]]:
         """Row, position and vectors to put there, for the first embedding of the whole batch and never again."""
-        if not self.vectors or tuple(shape) != (len(self.owners), self.width):
+        times = self.beams if shape[0] == self.beams * len(self.owners) else 1
+        if not self.vectors or tuple(shape) != (times * len(self.owners), self.width):
             return
         pending, self.vectors = self.vectors, ()
         for row, (start, vectors) in enumerate(zip(self.starts, pending, strict=True)):
-            if vectors is not None:
-                yield row, start, vectors
+            for beam in range(times if vectors is not None else 0):
+                yield row * times + beam, start, vectors
 
 
 _PASS: contextvars.ContextVar[Pass | None] = contextvars.ContextVar("hfplug_pass", default=None)
@@ -98,16 +107,17 @@ class Routed(nn.Module):
         current = _PASS.get()
         if current is None:
             raise CannotRoute("A router was called outside of a pass.")
-        plan = current.plans.get(id(self))
+        x = args[0] if args else next(iter(kwargs.values()), None)
+        times = current.repeats(x)
+        plan = current.plans.get((id(self), times))
         if plan is None:
-            plan = current.plans[id(self)] = _Plan(self, current.owners)
+            owners = [owner for owner in current.owners for _ in range(times)]
+            plan = current.plans[id(self), times] = _Plan(self, owners)
         if not plan.own and not plan.thin:
             return self.shared(*args, **kwargs)
-        if not plan.own:
-            x = args[0] if len(args) == 1 and not kwargs else None
-            if isinstance(x, Tensor) and x.shape[0] == len(current.owners):
-                return plan.update.add(self.shared(x), x)
-        return _by_rows(plan.modules, len(current.owners), args, kwargs)
+        if not plan.own and len(args) == 1 and not kwargs and isinstance(x, Tensor) and x.shape[0] == plan.count:
+            return plan.update.add(self.shared(x), x)
+        return _by_rows(plan.modules, plan.count, args, kwargs)
 
 
 class _Plan:
@@ -120,7 +130,8 @@ class _Plan:
         self.modules = [(routed.shared if owner is None else routed.own[owner], tuple(r)) for owner, r in rows.items()]
         self.thin = [(routed.thin[owner], tuple(r)) for owner, r in rows.items() if owner in routed.thin]
         self.own = [owner for owner in rows if owner is not None and owner not in routed.thin]
-        self.update = _Update(self.thin, len(owners))
+        self.count = len(owners)
+        self.update = _Update(self.thin, self.count)
 
 
 class _Update:

@@ -9,9 +9,10 @@ this variant may be mixed; if not, or if the router cannot do it, the variant ru
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,10 @@ from hfplug.serving.routing import Router
 
 # Of the logits' root mean square: what the order of additions does in each number format.
 _ROUNDING = {torch.float64: 1e-5, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# The kernels of bitsandbytes unpack to another format for one row than for several.
+_ROUNDING_FOUR_BIT = 2e-2
+# Beyond this it is no longer rounding: the model does not look at the mask, as some recurrent ones do not.
+_NO_ROUNDING = 0.3
 _STEPS = 2
 _LENGTHS = (7, 4, 6)
 
@@ -37,6 +42,8 @@ class Bench:
         forced: The tokens of every answer, so that two runs see the same.
         alone: The base's logits on each prompt alone, shape (prompts, steps, vocabulary).
         noise: How far off they are when the prompts share a batch, as a share of their root mean square.
+        padding: ``"off"`` if rows of different lengths must not share a batch: a model that does not look at the mask,
+            a recurrent one, say, answers another thing beside longer rows.
     """
 
     model: nn.Module
@@ -45,13 +52,20 @@ class Bench:
     forced: tuple[int, ...]
     alone: Tensor
     noise: float
+    padding: Literal["on", "off"] = "on"
+
+    @property
+    def rounding(self) -> float:
+        """What the order of additions does in the base's number format."""
+        if getattr(self.model, "is_quantized", False):
+            return _ROUNDING_FOUR_BIT
+        dtype: Any = getattr(self.model, "dtype", torch.float32)
+        return _ROUNDING.get(dtype, _ROUNDING[torch.float32])
 
     @property
     def limit(self) -> float:
         """What still counts as the same."""
-        dtype = getattr(self.model, "dtype", torch.float32)
-        rounding = _ROUNDING.get(dtype, _ROUNDING[torch.float32])  # type: ignore[arg-type]
-        return max(rounding, 4 * self.noise) if self.noise < 20 * rounding else rounding
+        return max(self.rounding, 4 * self.noise)
 
     def limit_for(self, expected: Tensor, row: slice = slice(None)) -> float:
         """What still counts as the same for a variant: more if its answers are far from the base's.
@@ -64,12 +78,7 @@ class Bench:
             row: Which of the prompts they are of.
         """
         effect = difference(expected, self.alone[row])
-        return max(self.limit, min(10 * self.limit, effect / 20))
-
-    @property
-    def together(self) -> str:
-        """Whether rows of different lengths may share a batch of the base: ``"any"``, or ``"same length"``."""
-        return "any" if self.noise <= self.limit else "same length"
+        return max(self.limit, min(10 * self.limit, effect / 20, _NO_ROUNDING / 3))
 
 
 def set_up(model: nn.Module, pad: int) -> Bench:
@@ -86,10 +95,19 @@ def set_up(model: nn.Module, pad: int) -> Bench:
         for number, length in enumerate(_LENGTHS)
     )
     forced = tuple(usable[(step * 15485863) % len(usable)] for step in range(1, _STEPS + 1))
+    bench = _measure(model, pad, prompts, forced)
+    if bench.noise <= min(20 * bench.rounding, _NO_ROUNDING):
+        return bench
+    level = tuple(prompt[: min(_LENGTHS)] for prompt in prompts)
+    return dataclasses.replace(_measure(model, pad, level, forced), padding="off")
+
+
+def _measure(model: nn.Module, pad: int, prompts: tuple[tuple[int, ...], ...], forced: tuple[int, ...]) -> Bench:
     seat = Seat(name=None, tree=model)
     alone = torch.cat([_run(model, model, [seat], [prompt], forced, pad) for prompt in prompts])
     together = _run(model, model, [seat] * len(prompts), prompts, forced, pad)
-    return Bench(model=model, pad=pad, prompts=prompts, forced=forced, alone=alone, noise=difference(together, alone))
+    noise = difference(together, alone)
+    return Bench(model=model, pad=pad, prompts=prompts, forced=forced, alone=alone, noise=noise)
 
 
 def alone_logits(bench: Bench, method: TuningMethod, tuned: nn.Module) -> Tensor:

@@ -16,6 +16,10 @@ from hfplug.serving.resident import Resident
 TOLERANCE = 5e-4  # of the root mean square, float32, as for a probe
 # Those whose rows cannot share a pass, with the reason to be found; everything else has to be mixed.
 ALONE = {"full": "every weight is its own", "bart": "rows beside it come out wrong"}
+# A decoder and an encoder-decoder in the quick run; the two whose positions are learnt in the slow one.
+each_kind = pytest.mark.parametrize(
+    "kind", [kind if kind in ("llama", "t5") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def check_rows(resident: Resident, base: Path, kind: str, names: Sequence[str]) 
             assert tokens[row, -NEW_TOKENS:].tolist() == expected_tokens, name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_a_row_of_every_variant_in_one_request_comes_out_as_it_does_alone(residents, kind):
     resident, base = residents(kind)
     names = ["base", *resident.attached]
@@ -60,7 +64,7 @@ def test_a_row_of_every_variant_in_one_request_comes_out_as_it_does_alone(reside
     check_rows(resident, base, kind, [*reversed(names), *names[::3]])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_which_variants_are_mixed_and_why_the_others_are_not(residents, kind):
     resident, base = residents(kind)
     fitting = {name for name, why_not in hfplug.methods_for(base).items() if why_not is None}
@@ -72,7 +76,7 @@ def test_which_variants_are_mixed_and_why_the_others_are_not(residents, kind):
         assert variant.batching == ("alone" if name == "full" or has_prefix else "mixed")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_the_variants_of_these_tests_answer_differently(residents, kind):
     # Or a row that went to the wrong variant would not be noticed.
     resident, base = residents(kind)
@@ -82,7 +86,7 @@ def test_the_variants_of_these_tests_answer_differently(residents, kind):
         assert off_by(said[one], said[other]) > 100 * TOLERANCE, (one, other)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_with_every_variant_attached_the_base_is_a_pristine_one_bit_for_bit(residents, kind):
     resident, base = residents(kind)
     check_rows(resident, base, kind, ["base", *resident.attached])
