@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_METHOD_OF_PEFT_TYPE = {
-    "HFPLUG_BITFIT": "bitfit",
-    "HFPLUG_BOTTLENECK": "bottleneck",
-    "IA3": "ia3",
-    "LN_TUNING": "norms",
-    "LORA": "lora",
-    "PREFIX_TUNING": "prefix_tuning",
-    "PROMPT_TUNING": "prompt_tuning",
-    "P_TUNING": "p_tuning",
-}
 # These are no adapter of one base: their configuration names further repos, which PEFT would fetch, pickles and all.
 _REFERS_TO_OTHERS = {"XLORA": "names other adapters to be fetched"}
 # Types whose layers hold what they train beside the base's weights (PEFT 0.21).
@@ -98,9 +88,9 @@ def method_of(adapter: AdapterDir) -> TuningMethod:
             # Written by another version: the settings of a trained adapter are in PEFT's own file anyway.
             return get_method(record.method)()
     peft_type = str(adapter.config.get("peft_type")).upper()
-    if peft_type not in _METHOD_OF_PEFT_TYPE:
+    method = next((get_method(name) for name in method_names() if get_method(name).recognises(adapter.config)), None)
+    if method is None:
         return _foreign(adapter, peft_type)
-    method = get_method(_METHOD_OF_PEFT_TYPE[peft_type])
     # A soft prompt takes positions of the input, so its length matters after training too.
     return method.from_settings(
         {name: adapter.config[name] for name in ("num_virtual_tokens",) if name in adapter.config}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hfplug.methods.bitfit import BitFit
 from hfplug.methods.bottleneck import Bottleneck
+from hfplug.methods.dora import Dora
 from hfplug.methods.full import Full
 from hfplug.methods.ia3 import IA3
 from hfplug.methods.lora import Lora
@@ -29,6 +30,7 @@ __all__ = [
     "AnatomyView",
     "BitFit",
     "Bottleneck",
+    "Dora",
     "Full",
     "LearningRate",
     "Lora",

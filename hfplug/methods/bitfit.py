@@ -31,6 +31,7 @@ class BitFit(TuningMethod):
     flag_prefix: ClassVar[str] = "bitfit"
     summary: ClassVar[str] = "the biases only; for models that have some"
     paper: ClassVar[str] = "Ben Zaken et al. 2022, https://arxiv.org/abs/2106.10199"
+    peft_type: ClassVar[str | None] = "HFPLUG_BITFIT"
 
     biases: str = setting("all", choices=PLACES, help="whose biases")
 

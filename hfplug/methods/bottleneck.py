@@ -40,6 +40,7 @@ class Bottleneck(TuningMethod):
     flag_prefix: ClassVar[str] = "bottleneck"
     summary: ClassVar[str] = "small networks between the layers, after Houlsby, Pfeiffer or He"
     paper: ClassVar[str] = "Houlsby et al. 2019, https://arxiv.org/abs/1902.00751"
+    peft_type: ClassVar[str | None] = "HFPLUG_BOTTLENECK"
     merging: ClassVar[str] = "no: a network with a non-linearity is no weight"
 
     placement: str = setting("pfeiffer", choices=PLACEMENTS, help="where the networks stand")

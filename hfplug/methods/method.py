@@ -88,6 +88,7 @@ class TuningMethod:
         task_types: The task types it works on.
         merging: ``"exact"`` if the result can become part of the base's weights, else why not.
         extra: The extra of hfplug that it needs, or None.
+        peft_type: PEFT's word for the adapters that it makes, where the word tells the method; or None.
         tried_out: ``"on"`` if the model is run once when the method is put on it, on a few tokens and back, because
             whether the method works shows only then.
     """
@@ -100,6 +101,7 @@ class TuningMethod:
     task_types: ClassVar[tuple[str, ...]] = TASK_TYPES
     merging: ClassVar[str] = "exact"
     extra: ClassVar[str | None] = None
+    peft_type: ClassVar[str | None] = None
     tried_out: ClassVar[str] = "off"
 
     def __post_init__(self) -> None:
@@ -128,6 +130,15 @@ class TuningMethod:
             if key not in own:
                 raise SettingError(_unknown_setting(cls, key, own))
         return cls(**settings)
+
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> bool:
+        """Whether an ``adapter_config.json`` that says no more was made by this method.
+
+        Args:
+            config: Its content.
+        """
+        return cls.peft_type is not None and config.get("peft_type") == cls.peft_type
 
     def settings(self) -> dict[str, Any]:
         """All settings, tuples as lists, so that they go into JSON."""

@@ -28,6 +28,7 @@ class PTuning(InputPrompt):
     flag_prefix: ClassVar[str] = "p_tuning"
     summary: ClassVar[str] = "virtual tokens before the input, computed by a small network while they are trained"
     paper: ClassVar[str] = "Liu et al. 2021, https://arxiv.org/abs/2103.10385"
+    peft_type: ClassVar[str | None] = "P_TUNING"
 
     num_virtual_tokens: int = setting(20, low=1, high=1000, help="virtual tokens before the input")
     encoder: str = setting("mlp", choices=("mlp", "lstm"), help="the network: three layers, or an LSTM with two on top")

@@ -36,6 +36,7 @@ class PrefixTuning(SoftPrompt):
     flag_prefix: ClassVar[str] = "prefix"
     summary: ClassVar[str] = "trained keys and values before those of every layer"
     paper: ClassVar[str] = "Li and Liang 2021, https://arxiv.org/abs/2101.00190"
+    peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     merging: ClassVar[str] = "no: a prefix is an input of every layer, there is no weight to merge it into"
 
     num_virtual_tokens: int = setting(

@@ -31,6 +31,7 @@ class PromptTuning(InputPrompt):
     flag_prefix: ClassVar[str] = "prompt"
     summary: ClassVar[str] = "trained virtual tokens before the input; lags LoRA on small models"
     paper: ClassVar[str] = "Lester et al. 2021, https://arxiv.org/abs/2104.08691"
+    peft_type: ClassVar[str | None] = "PROMPT_TUNING"
 
     num_virtual_tokens: int = setting(20, low=1, high=1000, help="virtual tokens; the paper uses 20 to 100")
     prompt_init: str = setting(
