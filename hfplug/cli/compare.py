@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfplug.cli.parser import UsageError, add_flag
+from hfplug.cli.parser import UsageError, add_flag, one_line
 from hfplug.cli.task_flags import SCORING, add_plain_flags, add_task_flags, task_changes
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ def run(parsed: argparse.Namespace) -> int:
     from hfplug.cli.study import closing_words
     from hfplug.comparison.compare import compare_adapters
     from hfplug.comparison.progress import Progress
+    from hfplug.comparison.summary import notes
     from hfplug.comparison.table import render_table
 
     quieten_transformers()
     report = compare_adapters(settings, progress=Progress())
     print(render_table(report))
-    for variant in report.variants:
-        for note in variant.notes:
-            print(f"{variant.name}: {note}")
+    for names, note in notes(report):
+        print(f"{names}: {one_line(note)}")
     print(closing_words(settings.out, report))
     return 0
 

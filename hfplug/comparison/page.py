@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from hfplug.comparison.drawing import Plot, series_of
 from hfplug.comparison.plots import draw_plots
-from hfplug.comparison.summary import summary, untouched
+from hfplug.comparison.summary import notes, summary, untouched
 from hfplug.comparison.table import explained, tables
 from hfplug.comparison.variants import Report
 from hfplug.errors import MissingExtraError, StudyError, did_you_mean
@@ -76,7 +76,7 @@ def render_page(
         dialogues=dialogues,
         series=series_of(report),
         examples=[_example(report, number, one) for number, one in enumerate(examples[:EXAMPLES_SHOWN])],
-        notes=[(variant.name, text) for variant in report.variants for text in variant.notes],
+        notes=notes(report),
     )
     return html.replace("\x00", "\ufffd"), note
 

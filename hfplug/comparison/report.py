@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from hfplug.adapters.atomic import write_bytes
 from hfplug.comparison.dialogues import DialogueRow
 from hfplug.comparison.rouge import METRICS
-from hfplug.comparison.summary import summary
+from hfplug.comparison.summary import notes, summary
 from hfplug.comparison.table import escape_markdown, render_markdown
 from hfplug.comparison.variants import Metric, Report, TestResult, TrainingMemory, Variant
 from hfplug.errors import StudyError
@@ -128,12 +128,12 @@ def render_document(report: Report) -> str:
     lines = [f"# {escape_markdown(report.base.name)}: methods side by side", ""]
     lines += [f"- {label}: {escape_markdown(text)}" for label, text in summary(report)]
     lines += ["", render_markdown(report)]
-    notes = [(variant.name, note) for variant in report.variants for note in variant.notes]
-    if notes:
+    found = notes(report)
+    if found:
         lines += [
             "### Notes",
             "",
-            *(f"- {escape_markdown(name)}: {escape_markdown(note)}" for name, note in notes),
+            *(f"- {escape_markdown(name)}: {escape_markdown(note)}" for name, note in found),
             "",
         ]
     return "\n".join(lines)
