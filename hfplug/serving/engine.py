@@ -179,7 +179,9 @@ class Engine:
                 if here:
                     resident = here[0].version.resident
                     assert resident is not None
-                    self._max_rows = min(self._max_rows, answer(resident, here, self.turns) or 1)
+                    fitting = answer(resident, here, self.turns)
+                    if fitting is not None:
+                        self._max_rows = min(self._max_rows, fitting)
             finally:
                 self.shelf.release(held.present)
         except BaseException as error:  # this thread has to go on, whatever happened

@@ -48,7 +48,7 @@ class Job:
     tokenizer: Any
 
 
-def answer(resident: Resident, jobs: Sequence[Job], turns: Turns) -> int:
+def answer(resident: Resident, jobs: Sequence[Job], turns: Turns) -> int | None:
     """Answer requests of one group together; where memory does not reach, in smaller batches.
 
     Every request is told: its text, or an error. Nothing is raised.
@@ -59,9 +59,11 @@ def answer(resident: Resident, jobs: Sequence[Job], turns: Turns) -> int:
         turns: For computing.
 
     Returns:
-        How many rows fitted into memory at once, at the least.
+        How many rows are to share a pass at most from now on, where memory did not reach for so many; else None.
     """
-    waiting, fitted = [list(jobs)], len(jobs)
+    rows = resident.passes([job.version.key for job in jobs], [job.prompt for job in jobs])
+    waiting: list[list[Job]] = [[jobs[row] for row in part] for part in rows]
+    fitting: int | None = None
     while waiting:
         batch = [job for job in waiting.pop(0) if job.request.start() == "yes"]
         if not batch:
@@ -71,16 +73,16 @@ def answer(resident: Resident, jobs: Sequence[Job], turns: Turns) -> int:
             continue
         if _is_out_of_memory(error) and len(batch) > 1:
             half = len(batch) // 2
-            fitted = min(fitted, half)
+            fitting = min(fitting or half, half)
             logger.warning("%d rows do not fit into memory together; %d are tried.", len(batch), half)
-            waiting[:0] = [batch[:half], batch[half:]]
+            waiting[:0] = [batch[start : start + half] for start in range(0, len(batch), half)]
             _free_memory()
             continue
         for job in batch:
             job.request.fail(_as_told(error, job))
         if _is_out_of_memory(error):
             _free_memory()
-    return fitted
+    return fitting
 
 
 def _try(resident: Resident, jobs: list[Job], turns: Turns) -> BaseException | None:
@@ -98,12 +100,14 @@ def _try(resident: Resident, jobs: list[Job], turns: Turns) -> BaseException | N
 def _generate(resident: Resident, jobs: list[Job], turns: Turns) -> None:
     names, prompts = [job.version.key for job in jobs], [job.prompt for job in jobs]
     settings = [job.settled for job in jobs]
-    with turns.mine(), torch.inference_mode(), resident.ready(names, prompts) as ready:
+    beams = settings[0].num_beams
+    # A turn is taken last: to be made ready may mean to wait for another pass of the same variant.
+    with torch.inference_mode(), resident.ready(names, prompts, beams=beams) as ready, turns.mine():
         model: Any = ready.model
         config = pass_config(model.generation_config, jobs[0].tokenizer, settings, jobs[0].stops)
         stops = frozenset(config.eos_token_id or ())
         rows = [Row(job.request, job.tokenizer, max_new_tokens=job.settled.max_new_tokens, stops=stops) for job in jobs]
-        watch = RowWatch(rows, turns, beams=config.num_beams)
+        watch = RowWatch(rows, turns, beams=beams)
         own_tokens = [() if resident.encoder_decoder else prompt for prompt in prompts]
         output = model.generate(
             **ready.inputs,
@@ -111,8 +115,9 @@ def _generate(resident: Resident, jobs: list[Job], turns: Turns) -> None:
             logits_processor=[RowChoice(own_tokens, settings, ready.prompt_length)],
             stopping_criteria=[watch],
         )
-        if config.num_beams > 1:
-            watch.take_beams(output, 1 if resident.encoder_decoder else ready.prompt_length)
+        if beams > 1:
+            start_token = 1 if resident.encoder_decoder else 0
+            watch.take_beams(output, ready.prompt_length + start_token)
     for row in rows:
         row.close()
 

@@ -146,6 +146,21 @@ def test_a_new_request_need_not_wait_for_a_running_one(start, expected):
     assert long.state == "running"
 
 
+def test_what_waits_together_is_answered_in_one_pass_however_many_were_answered_before(start, expected):
+    service = start("lora", "full", limits=Limits(max_new_tokens=3000, max_passes=1, max_rows=3))
+    service.ask("full", TEXT).result(timeout=20)
+    sizes = []
+    model = service._resident.attached["full"].model
+    model.encoder.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(kwargs["input_ids"].shape[0]), with_kwargs=True
+    )
+    long, _pieces = running(service)
+    asked = [service.ask("full", TEXT) for _ in range(4)]
+    long.cancel()
+    assert {one.result(timeout=20).text for one in asked} == {expected["full"]}
+    assert sizes == [3, 1]
+
+
 def test_a_result_that_is_not_there_in_time_is_a_timeout_and_still_comes(start):
     service = start("lora", limits=ROOMY)
     asked, _pieces = running(service)
@@ -355,6 +370,7 @@ def test_where_memory_does_not_reach_for_a_batch_smaller_ones_are_tried(start, e
     asked = [service.ask("full", TEXT) for _ in range(5)]
     long.cancel()
     assert {one.result(timeout=20).text for one in asked} == {expected["full"]}
+    wait_until(lambda: service._engine.max_rows == 2)
 
 
 def test_where_memory_does_not_reach_for_one_row_its_asker_is_told(start):
