@@ -251,7 +251,10 @@ class Resident:
         return _group(self._variant(self._table, name))
 
     def passes(self, names: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """How rows of one group have to be spread over passes: all in one, unless the base does not stand padding.
+        """How rows of one group have to be spread over passes: all in one, unless the base mixes rows up.
+
+        That was tried when it was loaded. Some models count positions past the padding, so that rows need one length;
+        others give a row another answer beside any other row.
 
         Args:
             names: The variant of each row.
@@ -260,8 +263,10 @@ class Resident:
         Returns:
             Indices of rows, a list a pass.
         """
-        if self._bench.padding == "on":
+        if self._bench.together == "any":
             return [list(range(len(names)))]
+        if self._bench.together == "none":
+            return [[row] for row in range(len(names))]
         places = self._table.places
         found: dict[int, list[int]] = {}
         for row, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
@@ -288,7 +293,8 @@ class Resident:
         self._check_rows(table, names, prompts)
         if len(self.passes(names, prompts)) > 1:
             raise ServingError(
-                f"A {type(self.model).__name__} does not stand padding, and these rows are of several lengths.",
+                f"These rows cannot share a pass: of a {type(self.model).__name__}, rows that may are:"
+                f" {self._bench.together}.",
                 fix="Ask for each list of rows that passes(names, prompts) gives apart.",
             )
         if names[0] == BASE:

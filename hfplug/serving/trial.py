@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hfplug.errors import ServingError
 from hfplug.methods import TuningMethod
 from hfplug.serving.prompts import Seat, make_batch
 from hfplug.serving.routing import Router
@@ -25,7 +26,7 @@ from hfplug.serving.routing import Router
 _ROUNDING = {torch.float64: 1e-5, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # The kernels of bitsandbytes unpack to another format for one row than for several.
 _ROUNDING_FOUR_BIT = 2e-2
-# Beyond this it is no longer rounding: the model does not look at the mask, as some recurrent ones do not.
+# Beyond this it is no longer rounding.
 _NO_ROUNDING = 0.3
 _STEPS = 2
 _LENGTHS = (7, 4, 6)
@@ -42,8 +43,8 @@ class Bench:
         forced: The tokens of every answer, so that two runs see the same.
         alone: The base's logits on each prompt alone, shape (prompts, steps, vocabulary).
         noise: How far off they are when the prompts share a batch, as a share of their root mean square.
-        padding: ``"off"`` if rows of different lengths must not share a batch: a model that does not look at the mask,
-            a recurrent one, say, answers another thing beside longer rows.
+        together: Which rows of the base may share a batch: ``"any"``; those of the ``"same length"``, where a model
+            counts its positions past the padding; or ``"none"``, where it mixes up the rows themselves.
     """
 
     model: nn.Module
@@ -52,7 +53,7 @@ class Bench:
     forced: tuple[int, ...]
     alone: Tensor
     noise: float
-    padding: Literal["on", "off"] = "on"
+    together: Literal["any", "same length", "none"] = "any"
 
     @property
     def rounding(self) -> float:
@@ -63,9 +64,14 @@ class Bench:
         return _ROUNDING.get(dtype, _ROUNDING[torch.float32])
 
     @property
+    def is_sound(self) -> bool:
+        """Whether the base's rows come out as they do alone, but for rounding."""
+        return self.noise <= min(20 * self.rounding, _NO_ROUNDING)
+
+    @property
     def limit(self) -> float:
         """What still counts as the same."""
-        return max(self.rounding, 4 * self.noise)
+        return max(self.rounding, 4 * self.noise) if self.is_sound else self.rounding
 
     def limit_for(self, expected: Tensor, row: slice = slice(None)) -> float:
         """What still counts as the same for a variant: more if its answers are far from the base's.
@@ -96,18 +102,30 @@ def set_up(model: nn.Module, pad: int) -> Bench:
     )
     forced = tuple(usable[(step * 15485863) % len(usable)] for step in range(1, _STEPS + 1))
     bench = _measure(model, pad, prompts, forced)
-    if bench.noise <= min(20 * bench.rounding, _NO_ROUNDING):
+    if bench.is_sound:
         return bench
-    level = tuple(prompt[: min(_LENGTHS)] for prompt in prompts)
-    return dataclasses.replace(_measure(model, pad, level, forced), padding="off")
+    level = _measure(model, pad, tuple(prompt[: min(_LENGTHS)] for prompt in prompts), forced)
+    return dataclasses.replace(level, together="same length" if level.is_sound else "none")
 
 
 def _measure(model: nn.Module, pad: int, prompts: tuple[tuple[int, ...], ...], forced: tuple[int, ...]) -> Bench:
     seat = Seat(name=None, tree=model)
-    alone = torch.cat([_run(model, model, [seat], [prompt], forced, pad) for prompt in prompts])
-    together = _run(model, model, [seat] * len(prompts), prompts, forced, pad)
-    noise = difference(together, alone)
+    try:
+        alone = torch.cat([_run(model, model, [seat], [prompt], forced, pad) for prompt in prompts])
+    except (ValueError, RuntimeError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+        raise ServingError(
+            f"A {type(model).__name__} cannot be asked here: {_first_line(error)}", fix="Try another base."
+        ) from error
+    try:
+        together = _run(model, model, [seat] * len(prompts), prompts, forced, pad)
+        noise = difference(together, alone)
+    except (ValueError, RuntimeError, TypeError, AttributeError, IndexError, NotImplementedError):
+        noise = float("inf")
     return Bench(model=model, pad=pad, prompts=prompts, forced=forced, alone=alone, noise=noise)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def alone_logits(bench: Bench, method: TuningMethod, tuned: nn.Module) -> Tensor:
@@ -195,7 +213,7 @@ def _guarded(run: Callable[[], str]) -> str:
     try:
         return run()
     except Exception as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return _first_line(error)
 
 
 def _run(
