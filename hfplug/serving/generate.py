@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -123,7 +123,8 @@ class _Asker:
     def ask(self, prompts: Sequence[Sequence[int]], config: GenerationConfig | None = None) -> list[list[int]]:
         """Token ids of the answers, each up to and with its end token."""
         device = next(self.model.parameters()).device
-        ids, mask = _left_padded(prompts, self.config.pad_token_id, device)  # type: ignore[arg-type]
+        side: Literal["left", "right"] = "right" if self.encoder_decoder else "left"
+        ids, mask = _padded(prompts, side, self.config.pad_token_id, device)  # type: ignore[arg-type]
         target, inputs = self.model, {"input_ids": ids, "attention_mask": mask}
         if self.method is not None:
             target, inputs = self.method.generation_inputs(self.model, ids, mask)
@@ -150,14 +151,21 @@ class _Asker:
         return row
 
 
-def _left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of shape (prompts, longest); on the left, so that every prompt ends where its answer starts."""
+def _padded(
+    prompts: Sequence[Sequence[int]], side: Literal["left", "right"], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of shape (prompts, longest).
+
+    On the left for a decoder, so that every prompt ends where its answer starts; on the right for an encoder, which
+    counts positions (BART) and the distance to a soft prompt (T5) from the front.
+    """
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), longest), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-        mask[row, longest - len(prompt) :] = 1
+        start = longest - len(prompt) if side == "left" else 0
+        ids[row, start : start + len(prompt)] = torch.tensor(list(prompt))
+        mask[row, start : start + len(prompt)] = 1
     return ids.to(device), mask.to(device)
 
 
