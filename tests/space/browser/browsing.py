@@ -106,7 +106,7 @@ class Visitor:
 
     def open(self, accordion):
         button = self.page.get_by_role("button", name=accordion)
-        if button.get_attribute("aria-expanded") != "true":
+        if "open" not in (button.get_attribute("class") or "").split():
             button.click()
 
     def press_compare(self):
@@ -128,10 +128,10 @@ class Visitor:
         self.open("Add an adapter")
         self.page.locator("#hf-repo").locator("input, textarea").fill(repo_id)
         self.page.locator("#hf-revision").locator("input, textarea").fill(revision)
+        # What the one before has left there is no answer to this one.
+        self.page.evaluate("document.querySelectorAll('#hf-add-status .hf-notice').forEach((e) => e.dataset.old = 1)")
         self.page.locator("#hf-add-button").click()
-        self.page.wait_for_function(
-            "document.querySelector('#hf-add-status .hf-notice-good, #hf-add-status .hf-notice-error')"
-        )
+        self.page.locator("#hf-add-status .hf-notice:is(.hf-notice-good, .hf-notice-error):not([data-old])").wait_for()
         return self.text("#hf-add-status")
 
     # -------------------------------------------------------------------------------------------- seeing
