@@ -36,6 +36,7 @@ from hfplug.errors import (
 )
 from hfplug.hub.client import HubClient, connect, translated
 from hfplug.hub.pull import pull_adapter, wanted_files
+from hfplug.space.added_cache import SPARE, tidy, used, visitors_cache
 from hfplug.space.bases import Candidate, commit_notes, judged
 from hfplug.space.config import REPO_ID, REVISION, SpaceConfig, VariantSource
 from hfplug.space.words import UNEXPECTED, plain_line
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 15.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LONGEST_SOURCE = 200
+_LONGEST_ID = 96  # on a Hub
+_LONGEST_NAME = 90  # of a column, without its commit
 _COMMITS = 1000  # how far back a commit is looked for
 _LARGEST_DOCUMENT = 32 << 20
 # Visitors' adapters that are fetched at the same time; more are told to come back.
@@ -156,7 +159,13 @@ def parse_repo(source: str, revision: str | None) -> tuple[str, str | None]:
         raise SpaceError("That is too long to be the id of a repo.", fix=_WHAT_TO_TYPE)
     name, at, named = source.strip().partition("@")
     given = (revision or "").strip() or None
-    if not REPO_ID.fullmatch(name) or ".." in name or "--" in name or name.endswith((".git", ".")):
+    if (
+        not REPO_ID.fullmatch(name)
+        or len(name) > _LONGEST_ID
+        or ".." in name
+        or "--" in name
+        or name.endswith((".git", "."))
+    ):
         raise SpaceError("That is not the id of a repo.", fix=_WHAT_TO_TYPE)
     if at and not named:
         raise SpaceError("There is no revision behind the '@'.", fix=_WHAT_TO_TYPE)
@@ -199,7 +208,7 @@ def look_at(config: SpaceConfig, repo_id: str, revision: str | None = None, *, v
         wanted = wanted_files(set(files), repo_id)
         size = _size_of(repo_id, files, wanted, config.limits.pull_bytes if visitor == "yes" else None)
         documents = {
-            name: _document(client, repo_id, commit, name, files)
+            name: _document(client, repo_id, commit, name, files, visitors_cache() if visitor == "yes" else None)
             for name in (*CONFIG.values(), LOCK, RECORD)
             if name in wanted
         }
@@ -220,16 +229,22 @@ def _fetch(
     try:
         candidate = look_at(config, repo_id, revision, visitor=visitor)
         # As an address, so that a folder of this machine with the same name is never read instead.
-        pulled = pull_adapter(f"hf://{repo_id}", revision=candidate.commit, endpoint=config.endpoint)
+        cache = visitors_cache() if visitor == "yes" else None
+        address, commit = f"hf://{repo_id}", candidate.commit
+        pulled = pull_adapter(address, revision=commit, endpoint=config.endpoint, cache_dir=cache)
     except (HubNotFoundError, HubAccessError) as error:
         if visitor == "no":
             raise
         logger.info("A visitor asked for %s: %s", repo_id, error)
         at = f" with a revision {revision}" if revision else ""
         raise SpaceError(f"There is no public repo {repo_id}{at} on the Hub.", fix="Check the spelling.") from None
+    if cache is not None:
+        used(pulled.adapter.path)
+        tidy(cache, config.limits.added_variants + SPARE)
     method_of(pulled.adapter)  # refuses those that would fetch further repos
     notes = (*candidate.notes, *commit_notes(candidate, base_commit or config.revision))
-    name = f"{repo_id}@{candidate.commit[:7]}" if revision else repo_id
+    shown = repo_id if len(repo_id) <= _LONGEST_NAME else f"{repo_id[: _LONGEST_NAME - 1]}…"
+    name = f"{shown}@{candidate.commit[:7]}" if revision else shown
     return Resolved(name, pulled.adapter.path, candidate.commit, repo_id, candidate.size, notes)
 
 
@@ -297,11 +312,11 @@ def _refuse_pull_requests(client: HubClient, repo_id: str, revision: str, commit
 
 
 def _document(
-    client: HubClient, repo_id: str, commit: str, name: str, files: Mapping[str, int | None]
+    client: HubClient, repo_id: str, commit: str, name: str, files: Mapping[str, int | None], cache: Path | None
 ) -> Mapping[str, Any]:
     if (files[name] or 0) > _LARGEST_DOCUMENT:
         raise SpaceError(f"{name} of {repo_id} is too large to be one.")
-    path = client.call(client.api.hf_hub_download, repo_id, name, revision=commit)
+    path = client.call(client.api.hf_hub_download, repo_id, name, revision=commit, cache_dir=cache)
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError):

@@ -12,6 +12,7 @@ from space_parts import ALICES_TOKEN, export_adapter
 
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.errors import HfplugError, SpaceError
+from hfplug.space.added_cache import SPARE, tidy, visitors_cache
 from hfplug.space.config import SpaceConfig, SpaceLimits, VariantSource
 from hfplug.space.policy import resolve_own, resolve_variant
 from hfplug.space.words import UNEXPECTED, for_people, plain_line
@@ -110,7 +111,7 @@ def test_a_repo_without_an_adapter_and_one_with_a_pickle_only(config, space_hub,
     space_hub.api.delete_file("adapter_model.safetensors", REPO)
     upload(space_hub, "adapter_model.bin", b"cos\nsystem\n(S'true'\ntR.")
     assert "pickle" in refused(config, REPO)
-    assert not list((tmp_path / "cache").rglob("*.bin"))
+    assert not list(visitors_cache().rglob("*.bin"))
 
 
 def test_what_is_too_large_is_refused_before_a_byte_of_it_is_fetched(config, pushed, space_hub, tmp_path):
@@ -120,7 +121,7 @@ def test_what_is_too_large_is_refused_before_a_byte_of_it_is_fetched(config, pus
     upload(space_hub, "config.json", b'{"model_type": "t5"}', "alice/whole")
     upload(space_hub, "model.safetensors", b"x" * 5000, "alice/whole")
     assert "It is a whole model" in refused(small, "alice/whole")
-    assert not (tmp_path / "cache").exists() or not weights_in(tmp_path / "cache")
+    assert not weights_in(visitors_cache())
 
 
 def test_an_adapter_that_names_another_base_is_refused_before_its_weights_are_fetched(
@@ -131,7 +132,7 @@ def test_an_adapter_that_names_another_base_is_refused_before_its_weights_are_fe
     space_hub.push(export_adapter(tmp_path / "other", base_name="bob/other-t5", base_commit=commit), "alice/other")
     text = refused(ours, "alice/other")
     assert "is for the base bob/other-t5; this Space runs google/flan-t5-base" in text
-    assert not weights_in(tmp_path / "cache")
+    assert not weights_in(visitors_cache())
     allowed = SpaceConfig(
         endpoint=config.endpoint, folder=tmp_path, base="google/flan-t5-base", allowed_bases=("bob/Other-T5",)
     )
@@ -259,3 +260,18 @@ def test_words_for_people_hold_no_path_no_token_no_markup_and_no_trace(monkeypat
     assert len(plain_line("x" * 5000)) == 600
     assert for_people(ValueError("/etc/passwd")) == UNEXPECTED and "/etc/passwd" in caplog.text
     assert for_people(SpaceError("No.", fix="Type: hfplug")) == "No. Type: hfplug"
+
+
+def test_visitors_cannot_fill_the_disk_the_oldest_of_theirs_go(config, pushed, space_hub, tmp_path):
+    few = SpaceConfig(endpoint=config.endpoint, folder=tmp_path, limits=SpaceLimits(added_variants=0))
+    commits = [pushed, *(upload(space_hub, "notes.txt", f"{number}".encode()) for number in range(SPARE + 1))]
+    first = resolve_variant(few, REPO, commits[0])
+    for commit in commits[1:-1]:
+        resolve_variant(few, REPO, commit)
+    again = resolve_variant(few, REPO, commits[0])  # asked for again, so no longer the oldest
+    assert again.folder == first.folder
+    resolve_variant(few, REPO, commits[-1])
+    held = {path.name for path in visitors_cache().glob("models--*/snapshots/*")}
+    assert held == {commits[0], *commits[-3:]}
+    assert AdapterDir.open(first.folder).files()
+    assert tidy(visitors_cache(), 0) > 0 and not weights_in(visitors_cache())

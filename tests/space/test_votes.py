@@ -222,8 +222,20 @@ def test_votes_are_sent_when_the_process_ends(as_alice, tmp_path):
     assert len(on_the_hub(as_alice)[1]) == 4
 
 
-def test_where_votes_go_follows_from_the_settings(tmp_path):
+def test_where_votes_go_follows_from_the_settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     assert open_votes(SpaceConfig(folder=tmp_path)) is None
     assert open_votes(SpaceConfig(folder=tmp_path, votes="v.jsonl")).path == tmp_path / "v.jsonl"
     box = open_votes(SpaceConfig(folder=tmp_path, votes="me/votes", votes_folder="waiting"))
     assert (box.repo_id, box.folder) == ("me/votes", tmp_path / "waiting")
+
+
+def test_what_an_earlier_process_left_is_delivered_at_the_start(as_alice, tmp_path):
+    left = box_of(as_alice, tmp_path / "votes")
+    left.start = lambda: None  # it ended before it could deliver
+    left.add(vote())
+    settings = SpaceConfig(folder=tmp_path, votes=REPO, endpoint=as_alice.endpoint)
+    box = open_votes(settings)
+    wait_for(lambda: list((tmp_path / "votes" / "delivered").glob("*")))
+    assert len(on_the_hub(as_alice)[1]) == 1
+    box.close()
