@@ -19,6 +19,7 @@ _PUBLIC = {
     "Asked": "hfplug.serving.asked",
     "BaseModelError": "hfplug.errors",
     "BatchingDecision": "hfplug.serving.info",
+    "CompareSettings": "hfplug.comparison.compare_settings",
     "DataError": "hfplug.errors",
     "Decoding": "hfplug.serving.decoding",
     "Exported": "hfplug.serving.export",
@@ -66,10 +67,12 @@ _PUBLIC = {
     "TuningMethod": "hfplug.methods",
     "UnsafeFileError": "hfplug.errors",
     "VariantInfo": "hfplug.serving.info",
+    "VariantSource": "hfplug.comparison.compare_settings",
     "adapter_callbacks": "hfplug.training.callbacks",
     "advised_learning_rate": "hfplug.training.guard",
     "apply_method": "hfplug.models.factory",
     "build_model": "hfplug.models.factory",
+    "compare_adapters": "hfplug.comparison.compare",
     "export_adapter": "hfplug.serving.export",
     "find_adapters": "hfplug.hub.catalogue",
     "flush_outbox": "hfplug.hub.deliver",
@@ -120,6 +123,9 @@ if TYPE_CHECKING:
     from hfplug.adapters.probe import ProbeResult as ProbeResult
     from hfplug.adapters.record import Record as Record
     from hfplug.adapters.task import Task as Task
+    from hfplug.comparison.compare import compare_adapters as compare_adapters
+    from hfplug.comparison.compare_settings import CompareSettings as CompareSettings
+    from hfplug.comparison.compare_settings import VariantSource as VariantSource
     from hfplug.comparison.report import read_report as read_report
     from hfplug.comparison.study import run_study as run_study
     from hfplug.comparison.study_settings import StudySettings as StudySettings
