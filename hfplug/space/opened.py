@@ -16,6 +16,7 @@ from hfplug.space.columns import BASE
 from hfplug.space.runs import Running, start
 from hfplug.space.session import BlindRounds, Run
 from hfplug.space.words import for_people
+from hfplug.space.zero_gpu import device
 
 if TYPE_CHECKING:
     from hfplug.adapters.task import Task
@@ -275,7 +276,8 @@ def source_words(resolved: Resolved) -> str:
 def _service(config: SpaceConfig) -> Service:
     from hfplug.serving.service import Limits, Service
 
-    return Service(config.base_source, revision=config.revision, limits=Limits(**config.limits.for_service()))
+    limits = Limits(**config.limits.for_service())
+    return Service(config.base_source, revision=config.revision, device=device(), limits=limits)
 
 
 def _report(config: SpaceConfig) -> tuple[Report | None, str]:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfplug.space.closed_routes import ClosedRoutes
 from hfplug.space.view import escaped, notice_html
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def launch_settings(*, css: Path) -> dict[str, Any]:
         css: The file with the look.
     """
     import gradio as gr
+    from starlette.middleware import Middleware
 
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Liberation Sans", "sans-serif"]
     theme = gr.themes.Base(
@@ -115,6 +117,7 @@ def launch_settings(*, css: Path) -> dict[str, Any]:
         "run_history": False,
         "enable_monitoring": False,
         # Nobody has anything to upload here, and nothing of this machine is to be read.
+        "app_kwargs": {"middleware": [Middleware(ClosedRoutes)]},
         "max_file_size": 1,
         "allowed_paths": [],
         "blocked_paths": [str(Path.cwd()), tempfile.gettempdir()],

@@ -24,6 +24,7 @@ from hfplug.space.study_tab import study_html
 from hfplug.space.tradeoffs import tradeoffs_html
 from hfplug.space.view import columns_html
 from hfplug.space.wiring import connect
+from hfplug.space.zero_gpu import announce
 
 CSS = Path(__file__).with_name("space.css")
 FORM = ("dialogue", "reference", "variants", "task", "blind", *DECODING_PARTS)
@@ -226,6 +227,7 @@ def _wire(app: gr.Blocks, space: OpenSpace, parts: dict[str, Any]) -> None:
 
 def main() -> None:
     """Start the Space of the settings in this folder."""
+    announce()
     launch(create_app(read_config()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -112,4 +113,17 @@ def test_nobody_can_upload(space):
     request = urllib.request.Request(f"{space.address}/gradio_api/upload", data=body, headers=kind)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=30)
-    assert refused.value.code == 413
+    assert refused.value.code == 403
+
+
+def test_the_space_fetches_nothing_for_others(space):
+    assert opened(f"{space.address}/gradio_api/file={space.address}/config")[0] == 403
+    assert opened(f"{space.address}/gradio_api/proxy=https://example.com/")[0] == 403
+
+
+def test_what_is_served_names_no_folder_of_this_machine(space, variant_folders):
+    for path in ("/", "/config", "/gradio_api/info", "/theme.css"):
+        status, body = opened(space.address + path)
+        assert status == 200
+        for folder in (space.folder, variant_folders["lora"], Path.home(), Path.cwd()):
+            assert str(folder).encode() not in body, (path, folder)
