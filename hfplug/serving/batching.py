@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 PROMPT_TOKENS = 96
 NEW_TOKENS = 8
-ROUNDS = 2
+ROUNDS = (2, 8)  # at least, at most
+SECONDS = 4.0  # after which no new round begins
 MOST = 8
 
 
@@ -31,7 +32,7 @@ def not_timed() -> BatchingDecision:
 def time_batching(resident: Resident, names: Sequence[str]) -> BatchingDecision:
     """Answer one prompt for each of several variants, in one pass and one after the other, and take the faster.
 
-    The two take turns, twice each, and the best time of each counts, so that one busy moment decides nothing.
+    The two take turns, at least twice each, and the best time of each counts, so that a busy moment decides nothing.
 
     Args:
         resident: The base.
@@ -39,8 +40,10 @@ def time_batching(resident: Resident, names: Sequence[str]) -> BatchingDecision:
     """
     names = list(names)[:MOST]
     try:
-        for new_tokens in (1, NEW_TOKENS):  # the first round warms up
-            rounds = [(_mixed(resident, names, new_tokens), _apart(resident, names, new_tokens)) for _ in range(ROUNDS)]
+        _round(resident, names, 1)  # warms up
+        began, rounds = time.perf_counter(), [_round(resident, names, NEW_TOKENS)]
+        while len(rounds) < ROUNDS[0] or (len(rounds) < ROUNDS[1] and time.perf_counter() - began < SECONDS):
+            rounds.append(_round(resident, names, NEW_TOKENS))
     except Exception as error:  # a mixed pass that fails is a reason against mixing, not against serving
         logger.warning("A mixed pass failed, so variants are served one by one.", exc_info=True)
         return BatchingDecision(mode="one_by_one", reason=f"a mixed pass failed: {type(error).__name__}: {error}")
@@ -57,17 +60,14 @@ def time_batching(resident: Resident, names: Sequence[str]) -> BatchingDecision:
     )
 
 
-def _mixed(resident: Resident, names: list[str], new_tokens: int) -> float:
+def _round(resident: Resident, names: list[str], new_tokens: int) -> tuple[float, float]:
+    """Seconds mixed, and seconds one by one."""
     began = time.perf_counter()
     _generate(resident, names, new_tokens)
-    return time.perf_counter() - began
-
-
-def _apart(resident: Resident, names: list[str], new_tokens: int) -> float:
-    began = time.perf_counter()
+    between = time.perf_counter()
     for name in names:
         _generate(resident, [name], new_tokens)
-    return time.perf_counter() - began
+    return between - began, time.perf_counter() - between
 
 
 def _generate(resident: Resident, names: list[str], new_tokens: int) -> None:
