@@ -147,7 +147,9 @@ def report(found: dict[str, dict[str, int]], count: int, disk: int) -> None:
     print(f"tensors of the service                   {service['tensors'] / due - 1:+.2%} of that")
     print(f"what service.memory() says               {service['said'] / due - 1:+.2%} of that")
     more = service["process"] - base["process"]
+    share = service["process"] / (base["process"] + disk) - 1
     print(f"the process grows by                     {more / 1e6:.1f} MB for {disk / 1e6:.1f} MB of adapters")
+    print(f"the process                              {share:+.2%} of that with the base alone, and the adapters")
     print(f"PEFT models one by one: tensors          {peft['tensors'] / service['tensors']:.2f} times the service's")
     print(f"PEFT models one by one: process          {peft['process'] / service['process']:.2f} times the service's")
 

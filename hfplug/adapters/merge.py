@@ -32,7 +32,8 @@ from hfplug.adapters.files import CARD, CONFIG, LOCK, RECORD, TASK, copy_file, f
 from hfplug.adapters.fit import check_files, check_finite, count_saved_labels
 from hfplug.adapters.foreign import method_of, recipe_of
 from hfplug.adapters.load import find_tokenizer
-from hfplug.adapters.lock import make_lock
+from hfplug.adapters.lock import Lock, make_lock
+from hfplug.adapters.merge_check import compare_merged
 from hfplug.adapters.merge_shards import Plan, plan_shards, write_config, write_shards
 from hfplug.adapters.probe import ProbeResult, compare_probe, make_probe
 from hfplug.adapters.put_on import LoadedBase, put_on
@@ -256,7 +257,7 @@ class _Job:
         except (AttributeError, NotImplementedError, TypeError) as error:
             raise MethodError(
                 f"PEFT cannot merge an adapter of type {self.adapter.config.get('peft_type')}.",
-                fix="Serve it beside its base: hfplug export … --for peft",
+                fix=f"Serve it beside its base with hfplug.Service{_or_with_peft(self.adapter)}.",
             ) from error
         except ValueError as error:
             raise AdapterError(f"PEFT cannot merge it: {error}", fix="Export an earlier checkpoint.") from error
@@ -284,20 +285,23 @@ class _Job:
         except (ValueError, RuntimeError) as error:
             raise MismatchError(f"The merged model cannot be loaded: {error}") from error
         model.eval()
-        result = compare_probe(probe, model, self.tokenizer, adapter_dtype=dtype)
+        lock = self._lock_of(model, folder)  # first: comparing may move the weights
+        result = compare_merged(probe, model, self.tokenizer, dtype)
         if missing or result.verdict != "same":
             why = f"it lacks {missing[0]}" if missing else str(result).replace("the author's logits", "the adapter's")
             raise MismatchError(
                 f"The merged model of {name!r} does not answer as base and adapter do: {why}. It was not kept.",
-                fix="Try --dtype float32 (dtype= in Python), or serve the adapter beside its base (--for peft).",
+                fix="Try --dtype float32 (dtype= in Python), or serve it beside its base with hfplug.Service.",
             )
+        atomic.write_json(folder / LOCK, scrub(lock.to_json()))
+        return result
+
+    def _lock_of(self, model: nn.Module, folder: Path) -> Lock:
         base_name, commit = self.base.name, self.base.commit
         lock = make_lock(model, self.tokenizer, base_name=base_name, base_commit=commit, task=self.adapter.task)
         own = make_probe(model, self.tokenizer, task=self.adapter.task)
         sums = {file.name: file_sha256(file) for file in AdapterDir.open(folder).weights}
-        lock = dataclasses.replace(lock, probe=own, weights_sha256=sums)
-        atomic.write_json(folder / LOCK, scrub(lock.to_json()))
-        return result
+        return dataclasses.replace(lock, probe=own, weights_sha256=sums)
 
     def _write_documents(
         self, folder: Path, name: str, plan: Plan | str, dtype: str, difference: ProbeResult | None
@@ -338,7 +342,8 @@ def _check_request(adapter: AdapterDir, out: str | os.PathLike[str], dtype: str,
     if method.merging.startswith("no"):
         raise MethodError(
             f"An adapter of {method.name} cannot be merged ({method.merging}).",
-            fix="Serve it beside its base (hfplug export … --for peft, or hfplug.Service), or train lora, which can.",
+            fix=f"Serve it beside its base with hfplug.Service{_or_with_peft(adapter)}, or train lora, which can be"
+            " merged.",
         )
     if into == "dequantised" and recipe_of(adapter, method) is None:
         raise AdapterError(
@@ -353,6 +358,17 @@ def _as_readable_as_the_rest(folder: Path) -> None:
     """safetensors makes files that only their owner can read, and an engine often runs as somebody else."""
     for file in folder.glob("*.safetensors"):
         shutil.copymode(folder / CONFIG["full"], file)
+
+
+def is_of_peft(adapter: AdapterDir) -> bool:
+    """Whether plain PEFT has this kind of adapter; hfplug brings some that it does not have."""
+    from peft import PeftType
+
+    return str(adapter.config.get("peft_type")).upper() in {one.value for one in PeftType}
+
+
+def _or_with_peft(adapter: AdapterDir) -> str:
+    return " or PEFT (hfplug export … --for peft)" if is_of_peft(adapter) else ""
 
 
 def _base_name(adapter: AdapterDir, base: str | Path | None) -> str:

@@ -23,7 +23,7 @@ from hfplug.adapters.card_front import auto_class, has_form_of_id, is_hub_id
 from hfplug.adapters.card_use import plain_code
 from hfplug.adapters.files import CARD, TOKENIZER, refuse_taken
 from hfplug.adapters.fit import check_files, check_finite
-from hfplug.adapters.merge import Check, Into, Merged, merge_adapter
+from hfplug.adapters.merge import Check, Into, Merged, is_of_peft, merge_adapter
 from hfplug.adapters.record import scrub
 from hfplug.errors import AdapterError, MethodError, did_you_mean
 from hfplug.hub.parcel import pack
@@ -261,11 +261,8 @@ def _write_card(packed: AdapterDir, name: str, base_id: str | None) -> None:
 
 def _check_known_to_peft(adapter: AdapterDir) -> None:
     """Refuse what plain PEFT would not load."""
-    from peft import PeftType
-
-    kind = str(adapter.config.get("peft_type")).upper()
-    if kind not in {one.value for one in PeftType}:
+    if not is_of_peft(adapter):
         raise MethodError(
-            f"PEFT itself has no adapters of type {kind}.",
+            f"PEFT itself has no adapters of type {adapter.config.get('peft_type')}.",
             fix="Load it with hfplug.load_adapter, or serve it with hfplug.Service.",
         )

@@ -92,7 +92,7 @@ def check_vllm(adapter: AdapterDir, base: Base) -> VllmFit:
             f"vLLM {VERSION} does not take this adapter: {reason}.",
             fix="Type the same command with --for merged: a merged model needs no adapter."
             if _can_be_merged(adapter)
-            else "Serve it with hfplug.Service, or with PEFT (--for peft); vLLM takes lora.",
+            else "Serve it with hfplug.Service, or train lora, which vLLM takes.",
         )
     rank = max(_ranks(adapter))
     fitting = [value for value in MAX_LORA_RANKS if value >= rank]

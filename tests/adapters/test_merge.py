@@ -44,6 +44,8 @@ from transformers import (
 
 import hfplug
 from hfplug.adapters.merge import Merged, merge_adapter
+from hfplug.adapters.merge_check import compare_merged
+from hfplug.adapters.probe import make_probe
 from hfplug.demo.base import base_path
 
 CAUSAL, SEQ2SEQ, CLASSES = "CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS"
@@ -296,6 +298,7 @@ def test_without_a_check_nothing_is_loaded_and_nothing_is_claimed(tmp_path, tune
     assert torch.allclose(made.logits(made.loaded(tmp_path / "out")), made.logits(made.plain()), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_base_of_many_files_needs_the_memory_of_one(tmp_path):
     """Run in a process of its own, whose peak is compared with the size of the model."""
     config = LlamaConfig(
@@ -475,6 +478,20 @@ def test_what_a_killed_merge_left_is_gone_after_the_next(tmp_path, tuned):
     assert [name for name in names(tmp_path) if name.startswith(".out.new")]
     merge_adapter(made.adapter, tmp_path / "out")
     assert names(tmp_path) == ["adapter", "base", "out"]
+
+
+def test_a_model_that_one_rounding_moves_far_is_allowed_that_and_no_more(tmp_path, tuned):
+    """Sharp weights in bfloat16: the tolerance for other machines is not enough, and a wrong model is not let in."""
+
+    def sharp() -> Any:
+        sizes = {"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 4, "initializer_factor": 2.0}
+        return T5ForConditionalGeneration(T5Config(vocab_size=64, decoder_start_token_id=0, **sizes))
+
+    made = tuned((sharp, lora(SEQ2SEQ, "q", "v")))
+    merged = merge_adapter(made.adapter, tmp_path / "out", dtype="bfloat16")
+    assert merged.difference.largest > 0.1 and "one rounding of its weights moves" in merged.difference.basis
+    probe = make_probe(made.plain(), AutoTokenizer.from_pretrained(made.base))
+    assert compare_merged(probe, made.loaded(made.base), None, "bfloat16").verdict == "different"
 
 
 def test_a_merge_that_answers_otherwise_is_not_kept(tmp_path, tuned, monkeypatch):

@@ -131,7 +131,7 @@ def test_a_soft_prompt_is_refused_without_the_advice_to_merge_it(tmp_path, adapt
     source = adapter(config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     with pytest.raises(hfplug.MethodError, match="PROMPT_TUNING, and vLLM takes LoRA only") as refused:
         export_adapter(source, "vllm", tmp_path / "out")
-    assert "--for peft" in str(refused.value) and "--for merged" not in str(refused.value)
+    assert "hfplug.Service" in str(refused.value) and "--for merged" not in str(refused.value)
 
 
 def test_a_tensor_that_is_no_part_of_a_lora_is_refused(tmp_path, adapter):
