@@ -15,8 +15,14 @@ _PUBLIC = {
     "AdapterDir": "hfplug.adapters.adapter_dir",
     "AdapterEntry": "hfplug.hub.catalogue",
     "AdapterError": "hfplug.errors",
+    "Answer": "hfplug.serving.asked",
+    "Asked": "hfplug.serving.asked",
     "BaseModelError": "hfplug.errors",
+    "BatchingDecision": "hfplug.serving.info",
+    "CompareSettings": "hfplug.comparison.compare_settings",
     "DataError": "hfplug.errors",
+    "Decoding": "hfplug.serving.decoding",
+    "Exported": "hfplug.serving.export",
     "Full": "hfplug.methods",
     "HfplugError": "hfplug.errors",
     "HubAccessError": "hfplug.errors",
@@ -27,14 +33,17 @@ _PUBLIC = {
     "HubQuotaError": "hfplug.errors",
     "HubRejectedError": "hfplug.errors",
     "HubUnavailableError": "hfplug.errors",
+    "Limits": "hfplug.serving.info",
     "Lock": "hfplug.adapters.lock",
     "Lora": "hfplug.methods",
+    "Merged": "hfplug.adapters.merge",
     "MethodArguments": "hfplug.training.arguments",
     "MethodError": "hfplug.errors",
     "MismatchError": "hfplug.errors",
     "MissingExtraError": "hfplug.errors",
     "Outbox": "hfplug.hub.outbox",
     "OutboxError": "hfplug.errors",
+    "Piece": "hfplug.serving.asked",
     "Preprocessor": "hfplug.training.preprocess",
     "Preview": "hfplug.hub.push",
     "ProbeResult": "hfplug.adapters.probe",
@@ -46,6 +55,8 @@ _PUBLIC = {
     "Report": "hfplug.comparison.variants",
     "RunFigures": "hfplug.training.meter",
     "Sent": "hfplug.hub.send",
+    "Service": "hfplug.serving.service",
+    "ServiceMemory": "hfplug.serving.info",
     "ServingError": "hfplug.errors",
     "SettingError": "hfplug.errors",
     "SpaceError": "hfplug.errors",
@@ -55,10 +66,14 @@ _PUBLIC = {
     "TrainingError": "hfplug.errors",
     "TuningMethod": "hfplug.methods",
     "UnsafeFileError": "hfplug.errors",
+    "VariantInfo": "hfplug.serving.info",
+    "VariantSource": "hfplug.comparison.compare_settings",
     "adapter_callbacks": "hfplug.training.callbacks",
     "advised_learning_rate": "hfplug.training.guard",
     "apply_method": "hfplug.models.factory",
     "build_model": "hfplug.models.factory",
+    "compare_adapters": "hfplug.comparison.compare",
+    "export_adapter": "hfplug.serving.export",
     "find_adapters": "hfplug.hub.catalogue",
     "flush_outbox": "hfplug.hub.deliver",
     "generate_texts": "hfplug.serving.generate",
@@ -69,13 +84,16 @@ _PUBLIC = {
     "load_from_hub": "hfplug.hub.pull",
     "make_collator": "hfplug.training.collate",
     "make_method_arguments": "hfplug.training.arguments",
+    "merge_adapter": "hfplug.adapters.merge",
     "method_names": "hfplug.methods",
     "plug": "hfplug.training.plug",
     "preview_push": "hfplug.hub.push",
     "pull_adapter": "hfplug.hub.pull",
     "push_adapter": "hfplug.hub.push",
     "read_report": "hfplug.comparison.report",
+    "methods_for": "hfplug.models.applicable",
     "register_method": "hfplug.methods",
+    "register_peft_types": "hfplug.methods",
     "render_table": "hfplug.comparison.table",
     "run_study": "hfplug.comparison.study",
     "verify_adapter": "hfplug.adapters.load",
@@ -101,9 +119,14 @@ if TYPE_CHECKING:
     from hfplug.adapters.load import load_adapter as load_adapter
     from hfplug.adapters.load import verify_adapter as verify_adapter
     from hfplug.adapters.lock import Lock as Lock
+    from hfplug.adapters.merge import Merged as Merged
+    from hfplug.adapters.merge import merge_adapter as merge_adapter
     from hfplug.adapters.probe import ProbeResult as ProbeResult
     from hfplug.adapters.record import Record as Record
     from hfplug.adapters.task import Task as Task
+    from hfplug.comparison.compare import compare_adapters as compare_adapters
+    from hfplug.comparison.compare_settings import CompareSettings as CompareSettings
+    from hfplug.comparison.compare_settings import VariantSource as VariantSource
     from hfplug.comparison.report import read_report as read_report
     from hfplug.comparison.study import run_study as run_study
     from hfplug.comparison.study_settings import StudySettings as StudySettings
@@ -150,9 +173,22 @@ if TYPE_CHECKING:
     from hfplug.methods import get_method as get_method
     from hfplug.methods import method_names as method_names
     from hfplug.methods import register_method as register_method
+    from hfplug.methods import register_peft_types as register_peft_types
+    from hfplug.models.applicable import methods_for as methods_for
     from hfplug.models.factory import apply_method as apply_method
     from hfplug.models.factory import build_model as build_model
+    from hfplug.serving.asked import Answer as Answer
+    from hfplug.serving.asked import Asked as Asked
+    from hfplug.serving.asked import Piece as Piece
+    from hfplug.serving.decoding import Decoding as Decoding
+    from hfplug.serving.export import Exported as Exported
+    from hfplug.serving.export import export_adapter as export_adapter
     from hfplug.serving.generate import generate_texts as generate_texts
+    from hfplug.serving.info import BatchingDecision as BatchingDecision
+    from hfplug.serving.info import Limits as Limits
+    from hfplug.serving.info import ServiceMemory as ServiceMemory
+    from hfplug.serving.info import VariantInfo as VariantInfo
+    from hfplug.serving.service import Service as Service
     from hfplug.training.arguments import MethodArguments as MethodArguments
     from hfplug.training.arguments import make_method_arguments as make_method_arguments
     from hfplug.training.callbacks import adapter_callbacks as adapter_callbacks

@@ -26,11 +26,24 @@ def how_to_load(adapter: AdapterDir, place: str, *, on_hub: bool, base: str | No
     shown = json.dumps(place)
     hfplug = f"import hfplug\n\nmodel = hfplug.{'load_from_hub' if on_hub else 'load_adapter'}({shown})"
     lines = ["With hfplug, which checks that the base is the right one:", fence(hfplug, "python")]
+    plain = plain_code(adapter, shown, base=json.dumps(base) if base else None)
+    which = "transformers" if adapter.kind == "full" else "PEFT and transformers"
+    alone = "alone" if "register_peft_types" not in plain else "(PEFT lacks this kind of adapter; hfplug brings it)"
+    return "\n\n".join([*lines, f"With {which} {alone}:", fence(plain, "python")])
+
+
+def plain_code(adapter: AdapterDir, place: str, *, base: str | None) -> str:
+    """Python that loads an adapter, or a whole model, without hfplug.
+
+    Args:
+        adapter: Its configuration and lock say what is needed.
+        place: A Python expression for its repo id or folder.
+        base: The same for its base; a placeholder if that is not known to whoever reads it.
+    """
     auto = auto_class(adapter)
     if adapter.kind == "full":
-        plain = f"from transformers import {auto}\n\nmodel = {auto}.from_pretrained({shown})"
-        return "\n\n".join([*lines, "With transformers alone:", fence(plain, "python")])
-    arguments = [json.dumps(base or f"path/to/{Path(adapter.base_name or 'base').name}")]
+        return f"from transformers import {auto}\n\nmodel = {auto}.from_pretrained({place})"
+    arguments = [base or json.dumps(f"path/to/{Path(adapter.base_name or 'base').name}")]
     if adapter.base_revision and base:
         arguments.append(f"revision={json.dumps(adapter.base_revision)}")
     if adapter.num_labels is not None:
@@ -40,9 +53,11 @@ def how_to_load(adapter: AdapterDir, place: str, *, on_hub: bool, base: str | No
         imports = f"import torch\nfrom peft import PeftModel\nfrom transformers import {auto}, BitsAndBytesConfig"
         before = f"quantization = BitsAndBytesConfig({settings})\n"
         arguments.append("quantization_config=quantization")
+    if str(adapter.config.get("peft_type")).startswith("HFPLUG_"):
+        # A kind of adapter that PEFT does not have: hfplug brings it, and PEFT does the rest.
+        imports, before = f"import hfplug\n{imports}", f"hfplug.register_peft_types()\n{before}"
     call = f"base = {auto}.from_pretrained({', '.join(arguments)})"
-    plain = f"{imports}\n\n{before}{call}\nmodel = PeftModel.from_pretrained(base, {shown})"
-    return "\n\n".join([*lines, "With PEFT and transformers alone:", fence(plain, "python")])
+    return f"{imports}\n\n{before}{call}\nmodel = PeftModel.from_pretrained(base, {place})"
 
 
 def _bits_and_bytes(adapter: AdapterDir) -> str:

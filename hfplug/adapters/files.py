@@ -69,6 +69,20 @@ def refuse_foreign(place: Path) -> None:
         )
 
 
+def refuse_taken(place: Path) -> None:
+    """Refuse to write where anything lies already: for folders that are made once and never replaced."""
+    if not os.path.lexists(place):
+        return
+    if not place.is_dir():
+        raise AdapterError(f"{place} is a file, and nothing is overwritten.", fix="Pass a new folder.")
+    names = sorted(name for name in os.listdir(place) if not atomic.is_temporary(name))
+    if names:
+        raise AdapterError(
+            f"{place} is not empty (it holds {', '.join(names[:3])}), and nothing is overwritten.",
+            fix="Pass a new folder, or delete that one first.",
+        )
+
+
 def allowed_files(path: Path) -> list[Path]:
     found = [file for file in path.glob("*") if is_allowed(file.name) and file.is_file()]
     found += [file for file in path.glob("additional_chat_templates/*") if file.is_file()]

@@ -6,21 +6,23 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.errors import AdapterError, MethodError, SettingError
 from hfplug.methods import Quantization, TuningMethod, get_method, method_names
 from hfplug.methods.method import AnatomyView, LearningRate
+from hfplug.methods.soft_prompts import peft_prefix, peft_vectors
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-_METHOD_OF_PEFT_TYPE = {"IA3": "ia3", "LORA": "lora", "PROMPT_TUNING": "prompt_tuning"}
 # These are no adapter of one base: their configuration names further repos, which PEFT would fetch, pickles and all.
 _REFERS_TO_OTHERS = {"XLORA": "names other adapters to be fetched"}
+# Types whose layers hold what they train beside the base's weights (PEFT 0.21).
+_LEAVES_THE_BASE = ("ADALORA", "BOFT", "IA3", "LN_TUNING", "LOHA", "LOKR", "OFT", "TRAINABLE_TOKENS", "VERA")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,16 @@ class ForeignMethod(TuningMethod):
 
     def virtual_tokens(self) -> int:
         return self.positions
+
+    def input_vectors(self, model: nn.Module) -> Tensor | None:
+        return peft_vectors(model) if self.is_prompt == "yes" and self.positions else None
+
+    def cached_prefix(self, model: nn.Module) -> tuple[tuple[Tensor, Tensor] | None, ...] | None:
+        return peft_prefix(model) if self.is_prompt == "yes" and not self.positions else None
+
+    def loading(self, config: Mapping[str, Any]) -> Literal["beside", "into"]:
+        """Said of the types whose layers were read; of any other the worse is taken for granted."""
+        return "beside" if self.is_prompt == "yes" or self.name.upper() in _LEAVES_THE_BASE else "into"
 
     @contextlib.contextmanager
     def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -76,11 +88,13 @@ def method_of(adapter: AdapterDir) -> TuningMethod:
             # Written by another version: the settings of a trained adapter are in PEFT's own file anyway.
             return get_method(record.method)()
     peft_type = str(adapter.config.get("peft_type")).upper()
-    if peft_type not in _METHOD_OF_PEFT_TYPE:
+    method = next((get_method(name) for name in method_names() if get_method(name).recognises(adapter.config)), None)
+    if method is None:
         return _foreign(adapter, peft_type)
-    method = get_method(_METHOD_OF_PEFT_TYPE[peft_type])
-    settings = {"num_virtual_tokens": adapter.config["num_virtual_tokens"]} if peft_type == "PROMPT_TUNING" else {}
-    return method.from_settings(settings)
+    # A soft prompt takes positions of the input, so its length matters after training too.
+    return method.from_settings(
+        {name: adapter.config[name] for name in ("num_virtual_tokens",) if name in adapter.config}
+    )
 
 
 def recipe_of(adapter: AdapterDir, method: TuningMethod) -> Quantization | None:
@@ -129,6 +143,7 @@ def _foreign(adapter: AdapterDir, peft_type: str) -> TuningMethod:
     values = {
         "name": name,
         "is_prompt": "yes" if is_prompt else "no",
+        "merging": "no: it is an input, there is no weight to merge it into" if is_prompt else ForeignMethod.merging,
         "positions": int(adapter.config.get("num_virtual_tokens") or 0) if takes_positions else 0,
         "__doc__": ForeignMethod.__doc__,
         "__module__": __name__,

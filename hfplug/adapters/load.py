@@ -11,17 +11,11 @@ from torch import nn
 
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.files import TOKENIZER
-from hfplug.adapters.fit import (
-    check_files,
-    check_finite,
-    check_nothing_random,
-    check_tensors,
-    count_saved_labels,
-    fit_vocabulary,
-)
+from hfplug.adapters.fit import check_files, check_finite, count_saved_labels
 from hfplug.adapters.foreign import method_of, recipe_of
-from hfplug.adapters.lock import check, verify
+from hfplug.adapters.lock import verify
 from hfplug.adapters.probe import ProbeResult, compare_probe
+from hfplug.adapters.put_on import LoadedBase, Verify, note_what_is_unknown, put_on, reason_of
 from hfplug.errors import AdapterError, MismatchError
 from hfplug.models.anatomy import read_anatomy
 from hfplug.models.base import Base, read_task_type, resolve_base, tokenizer_source
@@ -31,7 +25,6 @@ __all__ = ["find_tokenizer", "load_adapter", "method_of", "verify_adapter"]
 
 logger = logging.getLogger(__name__)
 
-Verify = Literal["off", "lock", "probe"]
 Offline = Literal["auto", "on"]
 _VERIFY = ("off", "lock", "probe")
 _OPTIONS: dict[str, Any] = {"dtype": "auto", "device": None, "device_map": None, "token": None, "offline": "auto"}
@@ -121,20 +114,20 @@ def verify_adapter(path: str | Path, **load: Any) -> ProbeResult:
 
 
 def find_tokenizer(
-    adapter: AdapterDir, base: Base | None, *, token: str | None = None, offline: Offline = "auto"
+    adapter: AdapterDir | None, base: Base | None, *, token: str | None = None, offline: Offline = "auto"
 ) -> Any:
     """The tokenizer that belongs to an adapter: from its own folder, else the base's; None if neither has one.
 
     Args:
-        adapter: The adapter.
+        adapter: The adapter, or None for the base's own tokenizer.
         base: Its base, or None for a full model.
         token: Access token for a private or gated base.
         offline: ``"on"`` asks no Hub: the cache only.
     """
     from transformers import AutoTokenizer
 
-    own = any((adapter.path / name).is_file() for name in TOKENIZER)
-    if own:
+    own = adapter is not None and any((adapter.path / name).is_file() for name in TOKENIZER)
+    if adapter is not None and own:
         source, revision = str(adapter.path), None
     elif base is not None and tokenizer_source(base.name, base.commit):
         source, revision = base.name, base.commit
@@ -146,7 +139,7 @@ def find_tokenizer(
         places: dict[str, Any] = {"token": token, "local_files_only": own or offline == "on"}
         return AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=trust, **places)
     except (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError) as error:
-        logger.warning("The tokenizer of %s cannot be read and was not compared: %s", source, _reason(error))
+        logger.warning("The tokenizer of %s cannot be read and was not compared: %s", source, reason_of(error))
         return None
 
 
@@ -182,7 +175,7 @@ def _load(
     if verify != "off":
         check_files(adapter)
         check_finite(adapter)
-        _note_what_is_unknown(adapter)
+        note_what_is_unknown(adapter)
     if adapter.kind == "full":
         model, tokenizer = _load_full(adapter, tokenizer, task_type, trust_remote_code, verify, options)
     else:
@@ -226,27 +219,10 @@ def _load_peft(
     method = method_of(adapter)
     recipe = None if getattr(found.config, "quantization_config", None) else recipe_of(adapter, method)
     model, missing = load_base(found, kind, method, quantization=recipe, **options)
-    anatomy = read_anatomy(model, kind, missing_keys=missing, revision=found.commit)
     if verify != "off" and tokenizer is None and adapter.lock is not None and adapter.lock.tokenizer_sha256:
         tokenizer = find_tokenizer(adapter, found, token=options["token"], offline=options["offline"])
-    try:
-        rows = fit_vocabulary(model, adapter, tokenizer)
-    except MismatchError:
-        if verify != "off":
-            raise
-        rows = None
-    if verify != "off":
-        check_nothing_random(missing, adapter)
-        if adapter.lock is not None:
-            known: dict[str, Any] = {"base_commit": found.commit, "checkpoint_rows": rows}
-            check(adapter.lock, model, tokenizer, task=adapter.task, **known)
-    tuned = _put_on(model, adapter, verify)
-    if adapter.lock is not None and adapter.lock.label_names:
-        tuned.config.id2label = dict(enumerate(adapter.lock.label_names))
-        tuned.config.label2id = {name: number for number, name in enumerate(adapter.lock.label_names)}
-    tuned.eval()
-    remember(tuned, Applied(method=method, anatomy=anatomy, base_name=found.name, base_commit=found.commit))
-    return tuned, tokenizer
+    loaded = LoadedBase(model=model, found=found, task_type=kind, missing=missing)
+    return put_on(adapter, loaded, method, tokenizer=tokenizer, verify=verify), tokenizer
 
 
 def _load_full(
@@ -299,26 +275,6 @@ def _task_type(adapter: AdapterDir, found: Base, given: str | None) -> str:
     return read_task_type(found.config, named)
 
 
-def _put_on(model: nn.Module, adapter: AdapterDir, verify: Verify) -> nn.Module:
-    from peft import PeftModel
-
-    try:
-        tuned = PeftModel.from_pretrained(model, str(adapter.path))
-    except KeyError as error:
-        raise MismatchError(
-            f"The adapter in {str(adapter.path)!r} lacks the tensor {error}, which its settings announce.",
-            fix="Export it again from its checkpoint, or pass the base that it was trained on.",
-        ) from error
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise MismatchError(
-            f"The adapter in {str(adapter.path)!r} does not fit its base: {_reason(error)}",
-            fix="Pass the base that it was trained on.",
-        ) from error
-    if verify != "off":
-        check_tensors(tuned, adapter)
-    return tuned
-
-
 def _probe(adapter: AdapterDir, model: nn.Module, tokenizer: Any) -> ProbeResult:
     probe = adapter.lock.probe if adapter.lock else None
     if not probe:
@@ -341,21 +297,3 @@ def _require_same(adapter: AdapterDir, model: nn.Module, tokenizer: Any) -> None
             fix=f"Load it with the base and tokenizer that the lock names, and with its versions ({made_with}).",
         )
     logger.info("Probe: %s", result)
-
-
-def _note_what_is_unknown(adapter: AdapterDir) -> None:
-    lock = adapter.lock
-    if lock is None:
-        logger.warning(
-            "%s has no lock of hfplug: whether this is the base, the commit, the vocabulary, the tokenizer and the"
-            " prompt that it was trained with could not be checked; only that every tensor has its place.",
-            adapter.path,
-        )
-    elif not lock.weights_sha256:
-        logger.info("The lock of %s holds no sums: whether a tensor was changed could not be checked.", adapter.path)
-
-
-def _reason(error: Exception) -> str:
-    """The line that says what is wrong; torch puts a heading before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "size mismatch" in line), lines[0] if lines else type(error).__name__)

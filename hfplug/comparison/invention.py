@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 from hfplug.comparison.number_words import in_digits, in_words, is_grouped, numbers_said, readings
 from hfplug.comparison.words import Span, Word, joined, words_of
@@ -61,16 +63,29 @@ def unsupported(text: str, source: str) -> tuple[Span, ...]:
     Returns:
         Places in ``text``, in order; words that follow one another are one.
     """
-    words, source_words = words_of(text), words_of(source)
-    known = {key for word in source_words for key in _keys(word)} | set(_initials(source_words))
-    squeezed = "".join(word.key for word in source_words) if any(_mixed(word) for word in words) else ""
-    flagged = {word.start: word for word in _names(text, words) if not _is_known(word, known, squeezed)}
-    numbers = numbers_said(source_words)
-    flagged |= {word.start: word for word in _numbers(text, words) if not _is_said(word, numbers)}
+    words, said = words_of(text), _read(source)
+    flagged = {word.start: word for word in _names(text, words) if not _is_known(word, said)}
+    flagged |= {word.start: word for word in _numbers(text, words) if not _is_said(word, said.numbers)}
     for run, value in in_words(words):
-        if value not in numbers:
+        if value not in said.numbers:
             flagged |= {word.start: word for word in run}
     return joined(text, [flagged[start] for start in sorted(flagged)])
+
+
+class _Source(NamedTuple):
+    """What a source has: its words under all their keys, its letters without spaces, the numbers that it says."""
+
+    known: frozenset[str]
+    squeezed: str
+    numbers: frozenset[str]
+
+
+@functools.lru_cache(maxsize=8)  # one dialogue is asked about for each variant in turn
+def _read(source: str) -> _Source:
+    words = words_of(source)
+    known = {key for word in words for key in _keys(word)} | set(_initials(words))
+    squeezed = re.sub("[-']", "", "".join(word.key for word in words))
+    return _Source(frozenset(known), squeezed, frozenset(numbers_said(words)))
 
 
 # --------------------------------------------------------------------------------------------------- names
@@ -169,13 +184,14 @@ def _initials(words: Sequence[Word]) -> Iterator[str]:
                 yield "".join(run)
 
 
-def _is_known(word: Word, known: set[str], squeezed: str) -> bool:
+def _is_known(word: Word, said: _Source) -> bool:
+    known = said.known
     key = _without_possessive(word.key).strip("#")
     if key in known or key.replace(".", "") in known:
         return True
     if _mixed(word):
         # "B 12" and "B-12" of the source, "B12" of the text.
-        return re.sub(r"[-']", "", key) in squeezed.replace("-", "").replace("'", "")
+        return re.sub("[-']", "", key) in said.squeezed
     if "-" in key:
         return all(part in known for part in key.split("-"))
     for ending in _ENDINGS:
@@ -200,7 +216,7 @@ def _numbers(text: str, words: Sequence[Word]) -> Iterator[Word]:
     return (word for word in words if in_digits(word) and word.end not in marks)
 
 
-def _is_said(word: Word, numbers: set[str]) -> bool:
+def _is_said(word: Word, numbers: Collection[str]) -> bool:
     whole, parts = readings(word.text)
     if whole & numbers:
         return True

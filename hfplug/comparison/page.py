@@ -16,12 +16,13 @@ from markupsafe import Markup
 
 from hfplug.comparison.drawing import Plot, series_of
 from hfplug.comparison.plots import draw_plots
-from hfplug.comparison.summary import summary, untouched
+from hfplug.comparison.summary import notes, summary, untouched
 from hfplug.comparison.table import explained, tables
 from hfplug.comparison.variants import Report
 from hfplug.errors import MissingExtraError, StudyError, did_you_mean
 
 TEMPLATE = Path(__file__).with_name("page_template.html")
+STYLE = Path(__file__).with_name("page_style.css")
 EXAMPLES_SHOWN = 10
 _EXAMPLE_KEYS = ("dialogue", "references", "outputs")
 
@@ -31,6 +32,7 @@ def render_page(
     *,
     examples: Sequence[Mapping[str, Any]] = (),
     plots: Literal["auto", "always", "never"] = "auto",
+    dialogues: str | None = None,
 ) -> tuple[str, str | None]:
     """The page as text.
 
@@ -38,6 +40,7 @@ def render_page(
         report: The report.
         examples: As for ``write_report``; the first ten are shown.
         plots: As for ``write_report``.
+        dialogues: Name of the page beside this one that holds every dialogue, to be linked to.
 
     Returns:
         The HTML, and why it holds no plots (None if it holds them).
@@ -63,15 +66,17 @@ def render_page(
     )
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
+        style=Markup(STYLE.read_text(encoding="utf-8")),
         summary=summary(report),
         untouched=untouched(report),
         score=re.compile(r"([\d.]+) ([\d.]+–[\d.]+)").fullmatch,
         tables=[(table, explained(table)) for table in tables(report) if table.cells],
         plots=[(plot, Markup(plot.svg)) for plot in drawn],
         plots_note=note,
+        dialogues=dialogues,
         series=series_of(report),
         examples=[_example(report, number, one) for number, one in enumerate(examples[:EXAMPLES_SHOWN])],
-        notes=[(variant.name, text) for variant in report.variants for text in variant.notes],
+        notes=notes(report),
     )
     return html.replace("\x00", "\ufffd"), note
 

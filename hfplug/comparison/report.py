@@ -15,18 +15,25 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hfplug.adapters.atomic import write_bytes
+from hfplug.comparison.dialogues import DialogueRow
 from hfplug.comparison.rouge import METRICS
-from hfplug.comparison.summary import summary
+from hfplug.comparison.summary import notes, summary
 from hfplug.comparison.table import escape_markdown, render_markdown
 from hfplug.comparison.variants import Metric, Report, TestResult, TrainingMemory, Variant
 from hfplug.errors import StudyError
 
 Plots = Literal["auto", "always", "never"]
-FILES = {"json": "report.json", "csv": "report.csv", "md": "report.md", "html": "report.html"}
+FILES = {
+    "json": "report.json",
+    "csv": "report.csv",
+    "md": "report.md",
+    "html": "report.html",
+    "dialogues": "dialogues.html",
+}
 
 
 class WrittenReport(dict[str, Path]):
-    """The paths that were written, by ``"json"``, ``"csv"``, ``"md"`` and ``"html"``.
+    """The paths that were written, by ``"json"``, ``"csv"``, ``"md"``, ``"html"`` and ``"dialogues"``.
 
     Attributes:
         plots_note: Why the page has no plots and what to type for them, or None if it has them.
@@ -40,9 +47,10 @@ def write_report(
     out_dir: str | os.PathLike[str],
     *,
     examples: Sequence[Mapping[str, Any]] = (),
+    dialogues: Sequence[DialogueRow] = (),
     plots: Plots = "auto",
 ) -> WrittenReport:
-    """Write ``report.json``, ``report.csv``, ``report.md`` and ``report.html``.
+    """Write ``report.json``, ``report.csv``, ``report.md`` and ``report.html``, and ``dialogues.html`` for rows.
 
     The same report and examples give the same bytes.
 
@@ -51,6 +59,7 @@ def write_report(
         out_dir: The folder; it is made if it does not exist.
         examples: Dialogues for the page, of which the first ten are shown: each
             ``{"dialogue": text, "references": [text], "outputs": {variant name: text}}``.
+        dialogues: Every row that was scored, for a page of its own with the answers side by side; none, no page.
         plots: ``"auto"`` draws them if matplotlib is installed, ``"always"`` insists, ``"never"`` leaves
             them out.
 
@@ -61,17 +70,23 @@ def write_report(
         MissingExtraError: ``plots="always"`` and matplotlib is not installed.
         StudyError: ``plots`` or an example is not as above, or the folder cannot be written to.
     """
-    from hfplug.comparison.page import render_page  # jinja2 and matplotlib: only where a page is wanted
+    # jinja2 and matplotlib: only where a page is wanted
+    from hfplug.comparison.dialogues import render_dialogues
+    from hfplug.comparison.page import render_page
 
     if plots not in get_args(Plots):
         raise StudyError(f"plots is one of {', '.join(get_args(Plots))}; {plots!r} came.")
-    page, plots_note = render_page(report, examples=examples, plots=plots)
+    page, plots_note = render_page(
+        report, examples=examples, plots=plots, dialogues=FILES["dialogues"] if dialogues else None
+    )
     texts = {
         "json": json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False, indent=1) + "\n",
         "csv": render_csv(report),
         "md": render_document(report),
         "html": page,
     }
+    if dialogues:
+        texts["dialogues"] = render_dialogues(report, dialogues, back=FILES["html"])
     folder = Path(out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +98,7 @@ def write_report(
             f"The report cannot be written to {str(folder)!r}: {error.strerror or error}.",
             fix="Choose a folder that you may write to.",
         ) from error
-    written = WrittenReport({kind: folder / name for kind, name in FILES.items()})
+    written = WrittenReport({kind: folder / FILES[kind] for kind in texts})
     written.plots_note = plots_note
     return written
 
@@ -113,12 +128,12 @@ def render_document(report: Report) -> str:
     lines = [f"# {escape_markdown(report.base.name)}: methods side by side", ""]
     lines += [f"- {label}: {escape_markdown(text)}" for label, text in summary(report)]
     lines += ["", render_markdown(report)]
-    notes = [(variant.name, note) for variant in report.variants for note in variant.notes]
-    if notes:
+    found = notes(report)
+    if found:
         lines += [
             "### Notes",
             "",
-            *(f"- {escape_markdown(name)}: {escape_markdown(note)}" for name, note in notes),
+            *(f"- {escape_markdown(name)}: {escape_markdown(note)}" for name, note in found),
             "",
         ]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -12,9 +13,9 @@ import torch
 from torch import nn
 
 from hfplug.adapters.fingerprint import combine_fingerprints, fingerprint_tensors
+from hfplug.comparison.inputs import ScoredInputs, public_name
 from hfplug.comparison.progress import Progress
 from hfplug.comparison.study_folder import read_variant, write_predictions, write_variant
-from hfplug.comparison.study_inputs import StudyInputs, public_name
 from hfplug.comparison.variants import BaseInfo, Variant
 from hfplug.methods import TuningMethod
 from hfplug.methods.full import Full
@@ -63,11 +64,11 @@ class BaseState:
     model: nn.Module | None
 
 
-def read_base(inputs: StudyInputs, *, keep: str = "model") -> BaseState:
+def read_base(inputs: ScoredInputs, *, keep: str = "model") -> BaseState:
     """Load the base anew and take its fingerprint.
 
     Args:
-        inputs: What the study shares.
+        inputs: What all columns share.
         keep: ``"model"`` to keep the loaded model, ``"nothing"`` to let go of it.
     """
     model = load_plain(inputs)
@@ -94,18 +95,23 @@ def read_base(inputs: StudyInputs, *, keep: str = "model") -> BaseState:
     )
 
 
-def load_plain(inputs: StudyInputs) -> nn.Module:
-    """The base as ``from_pretrained`` gives it, in eval mode, in the dtype of the study."""
+def let_go(state: BaseState) -> BaseState:
+    """The state without the model, so that its memory is free for the next one."""
+    return dataclasses.replace(state, model=None)
+
+
+def load_plain(inputs: ScoredInputs) -> nn.Module:
+    """The base as ``from_pretrained`` gives it, in eval mode, in the dtype of the comparison."""
     # The untouched base is held as full fine-tuning starts from it.
-    model, _ = load_base(inputs.base, inputs.task_type, Full(), dtype=inputs.settings.dtype)
+    model, _ = load_base(inputs.base, inputs.task_type, Full(), dtype=inputs.dtype)
     return model.eval()
 
 
-def score_base(inputs: StudyInputs, state: BaseState, progress: Progress) -> Variant:
+def score_base(inputs: ScoredInputs, state: BaseState, progress: Progress) -> Variant:
     """Ask the untouched base every row, unless that was done before.
 
     Args:
-        inputs: What the study shares.
+        inputs: What all columns share.
         state: From :func:`read_base`, with the model.
         progress: Where to show it.
     """
@@ -127,30 +133,40 @@ def base_figures(state: BaseState) -> dict[str, Any]:
 
 
 def ask(
-    inputs: StudyInputs, model: nn.Module, method: TuningMethod | None, progress: Progress, name: str
+    inputs: ScoredInputs,
+    model: nn.Module,
+    method: TuningMethod | None,
+    progress: Progress,
+    name: str,
+    *,
+    tokenizer: Any = None,
 ) -> Generation:
     """Ask a model every row of the evaluation.
 
     Args:
-        inputs: What the study shares.
+        inputs: What all columns share.
         model: The model.
         method: The method on it, or None for a base.
         progress: Where to show it.
         name: What to call it there.
+        tokenizer: The model's own, if that is not the base's.
     """
-    preprocessor = inputs.preprocessor(reserve=method.virtual_tokens() if method is not None else 0)
+    tokenizer = tokenizer if tokenizer is not None else inputs.tokenizer
+    preprocessor = inputs.preprocessor(
+        reserve=method.virtual_tokens() if method is not None else 0, tokenizer=tokenizer
+    )
     prompts = [preprocessor.prompt(example.text).input_ids for example in inputs.evaluation]
     bar, advance = progress.counting(len(prompts), f"{name}: answers")
     began = time.perf_counter()
     with bar:
         generation = generate_texts(
             model,
-            inputs.tokenizer,
+            tokenizer,
             prompts,
             method=method,
-            decoding=inputs.settings.task.decoding,
+            decoding=inputs.task.decoding,
             stop_token_ids=preprocessor.stop_token_ids,
-            batch_size=inputs.settings.eval_batch_size,
+            batch_size=inputs.eval_batch_size,
             on_batch=advance,
         )
     progress.say(f"{name}: {len(prompts)} rows answered in {time.perf_counter() - began:.1f} s")
@@ -167,11 +183,11 @@ def generation_figures(name: str, generation: Generation) -> dict[str, Any]:
     }
 
 
-def outputs_on_proof_rows(inputs: StudyInputs, model: nn.Module, method: TuningMethod | None) -> Outputs:
+def outputs_on_proof_rows(inputs: ScoredInputs, model: nn.Module, method: TuningMethod | None) -> Outputs:
     """What a model says on the first rows, one at a time, so that no padding is in play.
 
     Args:
-        inputs: What the study shares.
+        inputs: What all columns share.
         model: The model.
         method: The method that is on it and switched on, or None.
     """
@@ -197,6 +213,25 @@ def outputs_on_proof_rows(inputs: StudyInputs, model: nn.Module, method: TuningM
         batch_size=1,
     )
     return Outputs(logits=torch.stack(logits), answers=generation.texts)
+
+
+def switched_off_equals_base(
+    inputs: ScoredInputs, method: TuningMethod, model: nn.Module, base: BaseState
+) -> bool | None:
+    """Whether the tuned model with its method switched off says, bit for bit, what the base says.
+
+    None where the question has no meaning: the base's own weights were trained, or it is held in 4 bits.
+
+    Args:
+        inputs: What all columns share.
+        method: The method that is on the model.
+        model: The tuned model.
+        base: The untouched base.
+    """
+    if method.category == "all weights" or method.quantization() is not None:
+        return None
+    with method.switched_off(model) as plain:
+        return outputs_on_proof_rows(inputs, plain, method=None).equals(base.outputs)
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hfplug.adapters.atomic import write_json, write_text
-from hfplug.comparison.study_settings import StudySettings
 from hfplug.comparison.variants import Variant
 from hfplug.errors import StudyError
 from hfplug.training.dataset import Example
 
-STATE_FILE = "study.json"
+# What a folder may hold, and the file that says so.
+STATE_FILES = {"study": "study.json", "comparison": "comparison.json"}
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Where a study keeps things.
+    """Where a study, or a comparison of adapters that exist, keeps things.
 
     ::
 
         OUT/
           study.json             the settings, so that a study is only ever continued with the same ones
+                                 (comparison.json of a comparison, which has no adapters/ and runs/)
           adapters/<method>/     the adapters
           runs/<method>/         Trainer's checkpoints
           variants/<name>.json   what is known of a finished variant
           predictions/<name>.jsonl
-          report.json .csv .md .html
+          report.json .csv .md .html   dialogues.html
 
     Attributes:
         path: ``OUT``.
+        kind: ``"study"`` or ``"comparison"``.
     """
 
     path: Path
+    kind: str = "study"
 
     def adapter(self, name: str) -> Path:
         return self.path / "adapters" / name
@@ -49,41 +52,42 @@ class StudyFolder:
     def variant(self, name: str) -> Path:
         return self.path / "variants" / f"{name}.json"
 
-    def open(self, settings: StudySettings) -> None:
-        """Start a study in the folder, or go on with the one that is in it.
+    def open(self, settings: Mapping[str, Any], *, growing: str) -> None:
+        """Start in the folder, or go on with what is in it.
 
-        A method may be added to a study; nothing else may change, as the columns would not be comparable.
+        A method or a variant may be added; nothing else may change, as the columns would not be comparable.
 
         Args:
-            settings: The settings.
+            settings: The settings, as JSON values.
+            growing: The key of the settings whose entries are the columns.
 
         Raises:
             StudyError: if the folder holds a study with other settings, or something else.
         """
-        state, wanted = self.path / STATE_FILE, json.loads(json.dumps(settings.to_json()))
+        state, wanted = self.path / STATE_FILES[self.kind], json.loads(json.dumps(settings))
         if self.path.exists() and not self.path.is_dir():
-            raise StudyError(f"{str(self.path)!r} is a file; a study needs a folder.", fix="Pass another --out.")
+            raise StudyError(f"{str(self.path)!r} is a file; a {self.kind} needs a folder.", fix="Pass another --out.")
         if state.is_file():
-            self._check_same(json.loads(state.read_text(encoding="utf-8")), wanted)
+            self._check_same(json.loads(state.read_text(encoding="utf-8")), wanted, growing)
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise StudyError(
-                f"The folder {str(self.path)!r} is not empty and holds no study.", fix="Pass another --out."
+                f"The folder {str(self.path)!r} is not empty and holds no {self.kind}.", fix="Pass another --out."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(state, wanted)
 
-    def _check_same(self, before: dict[str, Any], wanted: dict[str, Any]) -> None:
-        known = before.get("methods", {})
+    def _check_same(self, before: dict[str, Any], wanted: dict[str, Any], growing: str) -> None:
+        known = before.get(growing, {})
         for key in sorted(set(before) | set(wanted)):
             old, new = before.get(key), wanted.get(key)
-            if key in ("methods", "learning_rates"):
+            if key in (growing, "learning_rates"):
                 old = {name: value for name, value in (old or {}).items() if name in (new or {})}
                 new = {name: value for name, value in (new or {}).items() if name in known}
                 if key == "learning_rates":
                     old = {name: value for name, value in old.items() if name in known}
             if old != new:
                 raise StudyError(
-                    f"The study in {str(self.path)!r} was made with {key}={_short(old)}, not {_short(new)}.",
+                    f"The {self.kind} in {str(self.path)!r} was made with {key}={_short(old)}, not {_short(new)}.",
                     fix="Pass another --out, or the same settings to go on with it.",
                 )
 

@@ -16,7 +16,7 @@ from hfplug.comparison.study_base import (
     ask,
     base_figures,
     generation_figures,
-    outputs_on_proof_rows,
+    switched_off_equals_base,
 )
 from hfplug.comparison.study_folder import read_variant, write_predictions, write_variant
 from hfplug.comparison.study_inputs import StudyInputs
@@ -60,7 +60,7 @@ def run_method(inputs: StudyInputs, method: TuningMethod, base: BaseState, progr
         method=name,
         method_settings=method.settings(),
         adapter_path=f"adapters/{name}",
-        switched_off_equals_base=_switched_off_equals_base(inputs, method, model, base),
+        switched_off_equals_base=switched_off_equals_base(inputs, method, model, base),
         **{**base_figures(base), **figures},
         **generation_figures(name, generation),
     )
@@ -195,16 +195,3 @@ def _figures(
         "loss_curve": record.loss_curve,
         "eval_loss_curve": record.eval_loss_curve,
     }
-
-
-def _switched_off_equals_base(
-    inputs: StudyInputs, method: TuningMethod, model: nn.Module, base: BaseState
-) -> bool | None:
-    """Whether the tuned model with its method switched off says, bit for bit, what the base says.
-
-    None where the question has no meaning: the base's own weights were trained, or it is held in 4 bits.
-    """
-    if method.category == "all weights" or method.quantization() is not None:
-        return None
-    with method.switched_off(model) as plain:
-        return outputs_on_proof_rows(inputs, plain, method=None).equals(base.outputs)

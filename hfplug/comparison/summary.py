@@ -71,6 +71,15 @@ def summary(report: Report) -> list[tuple[str, str]]:
     ]
 
 
+def notes(report: Report) -> list[tuple[str, str]]:
+    """The notes on the variants, as pairs of names and sentence; one that several share is there once."""
+    names: dict[str, list[str]] = {}
+    for variant in report.variants:
+        for note in variant.notes:
+            names.setdefault(note, []).append(variant.name)
+    return [(", ".join(found), note) for note, found in names.items()]
+
+
 def untouched(report: Report) -> bool | None:
     """Whether the base was proved untouched; None if nobody looked."""
     found = report.base_proof

@@ -203,7 +203,7 @@ def _from_hub(cache: _Cache, revision: str | None, client: HubClient) -> Pulled:
     if not _COMMIT.fullmatch(commit):
         raise AdapterError(f"{client.endpoint} gives {commit!r} as the commit.", fix="Check HF_ENDPOINT.")
     files = {item.rfilename: item for item in info.siblings or ()}
-    wanted = _wanted_files(set(files), cache.repo_id)
+    wanted = wanted_files(set(files), cache.repo_id)
     for name in wanted:
         size = files[name].size or 0
         got = _ask(
@@ -231,7 +231,7 @@ def _ask(client: HubClient, repo_id: str, call: Any, *, seconds: float | None = 
     return retrying(once, tries=_TRIES, first_wait=_FIRST_WAIT_SECONDS, longest_wait=TIMEOUT_SECONDS)
 
 
-def _wanted_files(names: set[str], repo_id: str) -> list[str]:
+def wanted_files(names: set[str], repo_id: str) -> list[str]:
     """What of a repo belongs to its adapter, small files first.
 
     Raises:

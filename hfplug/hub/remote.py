@@ -183,7 +183,7 @@ def find_pull_request(client: HubClient, repo_id: str, parcel_id: str) -> tuple[
     return None
 
 
-def takes_xet(client: HubClient, repo_id: str, branch: str, *, create_pr: str = "off") -> bool:
+def takes_xet(client: HubClient, repo_id: str, branch: str, *, create_pr: str = "off", kind: str = "model") -> bool:
     """Whether large files can go by Xet. The client never asks, and fails on a Hub without it.
 
     Args:
@@ -191,13 +191,14 @@ def takes_xet(client: HubClient, repo_id: str, branch: str, *, create_pr: str = 
         repo_id: Where they would go.
         branch: To which branch.
         create_pr: ``"on"`` asks as who opens a pull request, and may not write to the branch.
+        kind: Of the repo: ``"model"``, ``"dataset"`` or ``"space"``.
     """
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
     from huggingface_hub.utils._runtime import is_xet_available
 
     if not is_xet_available():
         return False
-    address = f"{client.endpoint}/api/models/{repo_id}/xet-write-token/{quote(branch, safe='')}"
+    address = f"{client.endpoint}/api/{kind}s/{repo_id}/xet-write-token/{quote(branch, safe='')}"
     headers = build_hf_headers(token=client.token, library_name="hfplug")
     params = {"create_pr": "1"} if create_pr == "on" else None
     response = client.call(lambda: get_session().get(address, headers=headers, params=params))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hfplug.methods.bitfit import BitFit
+from hfplug.methods.bottleneck import Bottleneck
+from hfplug.methods.dora import Dora
 from hfplug.methods.full import Full
 from hfplug.methods.ia3 import IA3
 from hfplug.methods.lora import Lora
@@ -15,15 +18,25 @@ from hfplug.methods.method import (
     register_method,
     resolve_method,
 )
+from hfplug.methods.norms import Norms
+from hfplug.methods.p_tuning import PTuning
+from hfplug.methods.prefix_tuning import PrefixTuning
 from hfplug.methods.prompt_tuning import PromptTuning
 from hfplug.methods.qlora import QLora
+from hfplug.methods.tuners.names import register_peft_types
 
 __all__ = [
     "IA3",
     "AnatomyView",
+    "BitFit",
+    "Bottleneck",
+    "Dora",
     "Full",
     "LearningRate",
     "Lora",
+    "Norms",
+    "PTuning",
+    "PrefixTuning",
     "PromptTuning",
     "QLora",
     "Quantization",
@@ -31,5 +44,6 @@ __all__ = [
     "get_method",
     "method_names",
     "register_method",
+    "register_peft_types",
     "resolve_method",
 ]

@@ -32,6 +32,7 @@ class IA3(TuningMethod):
     flag_prefix: ClassVar[str] = "ia3"
     summary: ClassVar[str] = "a scale for each key, value and feed-forward activation; merges into the base"
     paper: ClassVar[str] = "Liu et al. 2022, https://arxiv.org/abs/2205.05638"
+    peft_type: ClassVar[str | None] = "IA3"
 
     attention: str = setting("on", choices=("on", "off"), help="scale keys and values (section 3.3)")
     feed_forward: str = setting("on", choices=("on", "off"), help="scale what goes into the last feed-forward layer")

@@ -12,8 +12,9 @@ file decides where it goes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.errors import MethodError, did_you_mean
 from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
@@ -37,6 +38,8 @@ class Lora(TuningMethod):
     summary: ClassVar[str] = "two thin matrices beside each frozen weight; merges into the base"
     paper: ClassVar[str] = "Hu et al. 2021, https://arxiv.org/abs/2106.09685"
     untrained: ClassVar[str] = "base"
+    peft_type: ClassVar[str | None] = "LORA"
+    decomposed: ClassVar[str] = "off"
 
     r: int = setting(16, low=1, high=4096, help="rank of the two matrices")
     lora_alpha: int = setting(32, low=1, high=65536, help="scale: the update is multiplied by lora_alpha / r")
@@ -58,9 +61,19 @@ class Lora(TuningMethod):
             target_modules=_targets(self, anatomy),
             use_rslora=self.use_rslora,
             init_lora_weights=True if self.init_lora_weights == "default" else self.init_lora_weights,  # type: ignore[arg-type]
+            use_dora=self.decomposed == "on",
             modules_to_save=modules_to_save(anatomy),
             fan_in_fan_out=bool(anatomy.transposed) and set(anatomy.transposed) == set(anatomy.linear),
         )
+
+    def loading(self, config: Mapping[str, Any]) -> Literal["beside", "into"]:
+        """PiSSA, OLoRA and their kin move a part of the base's weights into A and B when the layers are made."""
+        kept = config.get("init_lora_weights") in (None, True, False, "gaussian", "orthogonal", "eva")
+        return "beside" if kept else "into"
+
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> bool:
+        return super().recognises(config) and not config.get("use_dora")
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """About ten times that of full fine-tuning (Biderman et al. 2024, section 4; Dettmers et al. 2023,

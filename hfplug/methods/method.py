@@ -21,9 +21,10 @@ import dataclasses
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.errors import MethodError, SettingError, did_you_mean
+from hfplug.methods.anatomy_view import AnatomyView
 from hfplug.methods.settings import check_setting
 
 if TYPE_CHECKING:
@@ -41,45 +42,6 @@ TASK_TYPES = (SEQ2SEQ, CAUSAL, CLASSIFICATION, TOKENS, QUESTIONS, OTHER)
 # The modules that PEFT itself trains and saves for a task type.
 HEADS_OF_PEFT = {CLASSIFICATION: {"classifier", "score"}, TOKENS: {"classifier", "score"}, QUESTIONS: {"qa_outputs"}}
 CATEGORIES = ("all weights", "selective", "reparameterised", "additive")
-
-
-class AnatomyView(Protocol):
-    """What a method may ask about the model that it is put on. ``models.anatomy.Anatomy`` has it all."""
-
-    @property
-    def model_type(self) -> str: ...
-    @property
-    def task_type(self) -> str: ...
-    @property
-    def parameters(self) -> int: ...
-    @property
-    def embedding_size(self) -> int: ...
-    @property
-    def layers(self) -> int: ...
-    @property
-    def attention_heads(self) -> int: ...
-    @property
-    def attention(self) -> tuple[str, ...]: ...
-    @property
-    def feed_forward(self) -> tuple[str, ...]: ...
-    @property
-    def linear(self) -> tuple[str, ...]: ...
-    @property
-    def key_value(self) -> tuple[str, ...]: ...
-    @property
-    def feed_forward_output(self) -> tuple[str, ...]: ...
-    @property
-    def transposed(self) -> tuple[str, ...]: ...
-    @property
-    def modules(self) -> tuple[str, ...]: ...
-    @property
-    def encoder_decoder(self) -> bool: ...
-    @property
-    def new_modules(self) -> tuple[str, ...]: ...
-    @property
-    def tokenizer_source(self) -> str | None: ...
-    @property
-    def revision(self) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +95,9 @@ class TuningMethod:
         merging: ``"exact"`` if the result can become part of the base's weights, else why not.
         untrained: ``"base"`` if an untrained adapter gives the base's outputs, else ``"changed"``.
         extra: The extra of hfplug that it needs, or None.
+        peft_type: PEFT's word for the adapters that it makes, where the word tells the method; or None.
+        tried_out: ``"on"`` if the model is run once when the method is put on it, on a few tokens and back, because
+            whether the method works shows only then.
     """
 
     name: ClassVar[str]
@@ -144,6 +109,8 @@ class TuningMethod:
     merging: ClassVar[str] = "exact"
     untrained: ClassVar[str] = "changed"
     extra: ClassVar[str | None] = None
+    peft_type: ClassVar[str | None] = None
+    tried_out: ClassVar[str] = "off"
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -171,6 +138,15 @@ class TuningMethod:
             if key not in own:
                 raise SettingError(_unknown_setting(cls, key, own))
         return cls(**settings)
+
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> bool:
+        """Whether an ``adapter_config.json`` that says no more was made by this method.
+
+        Args:
+            config: Its content.
+        """
+        return cls.peft_type is not None and config.get("peft_type") == cls.peft_type
 
     def settings(self) -> dict[str, Any]:
         """All settings, tuples as lists, so that they go into JSON."""
@@ -206,6 +182,24 @@ class TuningMethod:
         """
         return stored
 
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Put right what PEFT leaves, on the model that it made; the model itself, changed in place, is returned.
+
+        Args:
+            model: A ``PeftModel`` with this method on it, before it is trained.
+        """
+        return model
+
+    def check_arguments(self, arguments: Any) -> None:
+        """Refuse training arguments under which the method would not train.
+
+        Args:
+            arguments: ``TrainingArguments``.
+
+        Raises:
+            TrainingError: with the argument to change.
+        """
+
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """The learning rate to use on a model of this shape and size."""
         raise NotImplementedError
@@ -239,6 +233,19 @@ class TuningMethod:
         """How many positions of the model's input this method takes for itself."""
         return 0
 
+    def loading(self, config: Mapping[str, Any]) -> Literal["beside", "into"]:
+        """Whether putting a trained adapter of this method on leaves the base's weights as they are.
+
+        Tensors of the base that are in the adapter's own file are known anyway, and do not count.
+
+        Args:
+            config: Content of ``adapter_config.json``.
+
+        Returns:
+            ``"beside"``, or ``"into"`` if weights of the base are written into while it is loaded.
+        """
+        return "beside"
+
     @contextlib.contextmanager
     def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:
         """The base inside a trained model, as if the method had never been put on.
@@ -255,6 +262,29 @@ class TuningMethod:
         """
         with model.disable_adapter():  # type: ignore[operator]
             yield model
+
+    def input_vectors(self, model: nn.Module) -> Tensor | None:
+        """The vectors that the method puts between a row's padding and its first token.
+
+        Args:
+            model: The tuned model.
+
+        Returns:
+            Shape (virtual tokens, width), or None if the method puts none there.
+        """
+        return None
+
+    def cached_prefix(self, model: nn.Module) -> tuple[tuple[Tensor, Tensor] | None, ...] | None:
+        """The keys and values that the method puts before those of each layer (of a decoder's self-attention).
+
+        Args:
+            model: The tuned model.
+
+        Returns:
+            A pair a layer, each of shape (heads, virtual tokens, head size), None for a layer that has none; or None
+            if the method has none.
+        """
+        return None
 
     def generation_inputs(
         self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor

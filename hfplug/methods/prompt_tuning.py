@@ -7,42 +7,31 @@ models it lags clearly, and hfplug says so before the run.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfplug.errors import MethodError
-from hfplug.methods.method import (
-    CAUSAL,
-    CLASSIFICATION,
-    AnatomyView,
-    LearningRate,
-    TuningMethod,
-    modules_to_save,
-    register_method,
-)
+from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
 from hfplug.methods.settings import setting
+from hfplug.methods.soft_prompts import InputPrompt
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from torch import Tensor, nn
 
 INITIALISATIONS = ("auto", "text", "vocabulary", "random")
 
 
 @register_method
 @dataclass(frozen=True, kw_only=True)
-class PromptTuning(TuningMethod):
+class PromptTuning(InputPrompt):
     """Train a few virtual tokens before the input; the base stays as it is."""
 
     name: ClassVar[str] = "prompt_tuning"
-    category: ClassVar[str] = "additive"
     flag_prefix: ClassVar[str] = "prompt"
     summary: ClassVar[str] = "trained virtual tokens before the input; lags LoRA on small models"
     paper: ClassVar[str] = "Lester et al. 2021, https://arxiv.org/abs/2104.08691"
-    merging: ClassVar[str] = "no: a soft prompt is an input, there is no weight to merge it into"
+    peft_type: ClassVar[str | None] = "PROMPT_TUNING"
 
     num_virtual_tokens: int = setting(20, low=1, high=1000, help="virtual tokens; the paper uses 20 to 100")
     prompt_init: str = setting(
@@ -55,12 +44,7 @@ class PromptTuning(TuningMethod):
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         from peft import PromptTuningConfig
 
-        if anatomy.encoder_decoder and anatomy.task_type == CLASSIFICATION:
-            # T5, BART and their kin look for the end token among the ids to know what to classify.
-            raise MethodError(
-                f"{self.name} puts vectors before the input; a {anatomy.model_type} classifier takes token ids only.",
-                fix="Use lora, or a classifier that is an encoder or a decoder alone (BERT, Llama).",
-            )
+        self.refuse_ids_only(anatomy)
         return PromptTuningConfig(
             task_type=anatomy.task_type,
             num_virtual_tokens=self.num_virtual_tokens,
@@ -104,44 +88,3 @@ class PromptTuning(TuningMethod):
 
     def virtual_tokens(self) -> int:
         return self.num_virtual_tokens
-
-    @contextlib.contextmanager
-    def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:
-        # Not model.disable_adapter(): it switches off forward but not generate, and fails on classifiers. The base
-        # has no prompt in it; only a trained head sits inside, and is switched off by itself.
-        from peft.utils.other import AuxiliaryTrainingWrapper
-
-        base = model.get_base_model()  # type: ignore[operator]
-        heads = [module for module in base.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
-        for head in heads:
-            head.enable_adapters(False)
-        try:
-            yield base
-        finally:
-            for head in heads:
-                head.enable_adapters(True)
-
-    def generation_inputs(
-        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor
-    ) -> tuple[nn.Module, dict[str, Tensor]]:
-        """On a causal model the prompt is put between each row's padding and its first token.
-
-        PEFT puts it before the padding, so that a row's distance to the prompt, and with it the answer,
-        depends on the other rows of the batch.
-        """
-        if model.peft_config[model.active_adapter].task_type != CAUSAL:  # type: ignore[index,union-attr]
-            return super().generation_inputs(model, input_ids, attention_mask)
-        import torch
-
-        base = model.get_base_model()  # type: ignore[operator]
-        embeddings = base.get_input_embeddings()(input_ids)
-        prompt = model.get_prompt(batch_size=input_ids.shape[0]).to(embeddings.dtype)  # type: ignore[operator]
-        padding = input_ids.shape[1] - attention_mask.sum(dim=1)
-        rows = [
-            torch.cat([row[:pad], soft, row[pad:]])
-            for row, soft, pad in zip(embeddings, prompt, padding.tolist(), strict=True)
-        ]
-        ones = attention_mask.new_ones(attention_mask.shape[0], prompt.shape[1])
-        # Padding is on the left, so the ones of the prompt may as well be added on the right of the mask.
-        mask = torch.cat([attention_mask, ones], dim=1)
-        return base, {"inputs_embeds": torch.stack(rows), "attention_mask": mask}

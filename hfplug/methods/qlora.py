@@ -27,6 +27,7 @@ class QLora(Lora):
     summary: ClassVar[str] = "LoRA over a base held in 4 bits"
     paper: ClassVar[str] = "Dettmers et al. 2023, https://arxiv.org/abs/2305.14314"
     merging: ClassVar[str] = "into the unquantised base; merging into the 4-bit weights loses quality"
+    peft_type: ClassVar[str | None] = None  # an adapter of LoRA does not say over what it was trained
     extra: ClassVar[str | None] = "qlora"
 
     quant_type: str = setting("nf4", choices=("nf4", "fp4"), help="the 4-bit data type")

@@ -7,16 +7,26 @@ belongs to the attention if the module that holds it is an attention module. No 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from hfplug.methods.method import HEADS_OF_PEFT
+from hfplug.models.layout import (
+    attention_module,
+    attention_outputs,
+    bias_layers,
+    feed_forward_blocks,
+    feed_forward_outputs,
+    is_inside,
+    is_linear,
+    key_value_layers,
+    norm_layers,
+)
 
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
-_KEY_VALUE = {"k", "v", "kv", "qkv", "wk", "wv", "wkv", "wqkv", "key", "value", "keys", "values"}
 _ROUTER = re.compile(r"(^|\.)(gate|router|wg|shared_expert_gate)(\.|$)|router", re.IGNORECASE)
 
 
@@ -29,13 +39,18 @@ class Anatomy:
         task_type: PEFT's name of the task type.
         parameters: Number of weights, those of a 4-bit layer counted one by one.
         embedding_size: Width of the input embedding.
+        width: Numbers that a block gives a token; with factorised embeddings (ALBERT) not the embedding's.
         layers: Number of blocks (of the encoder plus the decoder, as far as the configuration tells).
         attention_heads: Heads a layer.
         attention: Linear layers of attention modules.
         feed_forward: Linear layers of the repeated blocks that are neither attention nor a router.
         linear: All linear layers but the output head and new modules.
         key_value: Those of ``attention`` that make keys or values, fused ones included.
-        feed_forward_output: Those of ``feed_forward`` that lead back to the width of the model.
+        attention_output: Those of ``attention`` that lead back to the width of the model, one an attention module.
+        feed_forward_output: Those of ``feed_forward`` that lead back to the width of the model, one a block.
+        feed_forward_block: Modules that are the whole feed-forward part of a block, where one module is.
+        norms: Normalisation layers with weights.
+        biases: Layers that add a trained vector to their output.
         transposed: Those of ``linear`` that hold their weight as (in, out): GPT-2's ``Conv1D``.
         modules: Every module.
         encoder_decoder: Whether it is an encoder and a decoder.
@@ -43,25 +58,36 @@ class Anatomy:
             and whatever the checkpoint did not hold.
         tokenizer_source: Folder or repo id that a tokenizer can be read from, or None.
         revision: The commit of the base, or None.
+        cache_reader: Runs the model once and says what it keeps of each layer.
     """
 
     model_type: str
     task_type: str
     parameters: int
     embedding_size: int
+    width: int
     layers: int
     attention_heads: int
     attention: tuple[str, ...]
     feed_forward: tuple[str, ...]
     linear: tuple[str, ...]
     key_value: tuple[str, ...]
+    attention_output: tuple[str, ...]
     feed_forward_output: tuple[str, ...]
+    feed_forward_block: tuple[str, ...]
+    norms: tuple[str, ...]
+    biases: tuple[str, ...]
     transposed: tuple[str, ...]
     modules: tuple[str, ...]
     encoder_decoder: bool = False
     new_modules: tuple[str, ...] = ()
     tokenizer_source: str | None = None
     revision: str | None = None
+    cache_reader: Callable[[], tuple[Any, ...]] = field(default=tuple, repr=False, compare=False)
+
+    def cache_shapes(self) -> tuple[Any, ...]:
+        """What the model keeps of each layer: (heads, numbers a head) of the keys and of the values."""
+        return self.cache_reader()
 
 
 def read_anatomy(
@@ -90,32 +116,51 @@ def read_anatomy(
     linear = tuple(
         name
         for name, module in modules.items()
-        if _is_linear(module) and module is not output and not _is_inside(name, new)
+        if is_linear(module) and module is not output and not is_inside(name, new)
     )
-    attention = tuple(name for name in linear if _is_in_attention(name, modules))
+    attention = tuple(name for name in linear if attention_module(name, modules))
     in_blocks = [name for name in linear if any(part.isdigit() for part in name.split("."))]
     feed_forward = tuple(name for name in in_blocks if name not in set(attention) and not _ROUTER.search(name))
     config: Any = model.config
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    width = _width(model, text_config)
     return Anatomy(
         model_type=config.model_type,
         task_type=task_type,
         parameters=count_parameters(model),
+        width=width,
         embedding_size=_embedding_size(model, text_config),
         layers=_first_int(text_config, "num_hidden_layers", "num_layers", "n_layer", default=1),
         attention_heads=_first_int(text_config, "num_attention_heads", "num_heads", "n_head", default=1),
         attention=attention,
         feed_forward=feed_forward,
         linear=linear,
-        key_value=_key_value(attention),
-        feed_forward_output=_outputs(feed_forward, modules, _width(model, text_config)),
+        key_value=key_value_layers(attention),
+        attention_output=attention_outputs(attention, modules, width),
+        feed_forward_output=feed_forward_outputs(feed_forward, modules, width),
+        feed_forward_block=feed_forward_blocks(modules),
+        norms=norm_layers(modules, new),
+        biases=bias_layers(modules, new),
         transposed=tuple(name for name in linear if type(modules[name]).__name__ == "Conv1D"),
         modules=tuple(name for name in modules if name),
         encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
         new_modules=new,
         tokenizer_source=tokenizer_source,
         revision=revision,
+        cache_reader=_cache_reader(weakref.ref(model)),
     )
+
+
+def _cache_reader(model: weakref.ref[nn.Module]) -> Callable[[], tuple[Any, ...]]:
+    """Runs the model when it is asked, and not before; what is on a model must not keep it in memory."""
+
+    def read() -> tuple[Any, ...]:
+        from hfplug.models.tryout import cache_shapes
+
+        found = model()
+        return cache_shapes(found) if found is not None else ()
+
+    return read
 
 
 def new_modules(model: nn.Module, task_type: str, missing_keys: Iterable[str] = ()) -> tuple[str, ...]:
@@ -139,7 +184,7 @@ def new_modules(model: nn.Module, task_type: str, missing_keys: Iterable[str] = 
         ]
     for key in missing_keys:
         owner = key.rpartition(".")[0]
-        if owner and not _is_inside(owner, found):
+        if owner and not is_inside(owner, found):
             found.append(owner)
     return tuple(dict.fromkeys(found))
 
@@ -160,69 +205,8 @@ def count_parameters(model: nn.Module, *, trainable: str = "all") -> int:
     return total
 
 
-def _is_linear(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    if weight is None or any(True for _ in module.children()):
-        return False
-    # transformers' Conv1D is a linear layer with its weight transposed (GPT-2).
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _is_in_attention(name: str, modules: dict[str, nn.Module]) -> bool:
-    parts = name.split(".")
-    for end in range(1, len(parts)):
-        holder = modules[".".join(parts[:end])]
-        if parts[end - 1].isdigit() or hasattr(holder, "config_class"):
-            continue  # a block, or a whole model: it holds more than attention
-        if _ATTENTION.search(parts[end - 1]) or _ATTENTION.search(type(holder).__name__):
-            return True
-    return False
-
-
-def _key_value(attention: tuple[str, ...]) -> tuple[str, ...]:
-    """What makes keys or values; where no name says so (GPT-2's ``c_attn``), all but the last layer of each block."""
-    named = tuple(name for name in attention if _KEY_VALUE & {*name.rpartition(".")[2].lower().split("_")})
-    if named:
-        return named
-    last = {block_of(name): name for name in attention}
-    return tuple(name for name in attention if last[block_of(name)] != name)
-
-
-def _outputs(names: tuple[str, ...], modules: dict[str, nn.Module], width: int) -> tuple[str, ...]:
-    """Of the linear layers of each block the one that narrows to the width of the model, else the last of that width."""
-    found: dict[str, str] = {}
-    narrowing: set[str] = set()
-    for name in names:
-        fed, given = linear_shape(modules[name])
-        block = block_of(name)
-        if given != width or (block in narrowing and fed == given):
-            continue
-        found[block] = name
-        if fed != given:
-            narrowing.add(block)
-    return tuple(found.values())
-
-
-def block_of(name: str) -> str:
-    """The innermost numbered block that a module sits in: ``"layers.3"`` for ``"layers.3.mlp.down_proj"``."""
-    parts = name.split(".")
-    return ".".join(parts[: max((i + 1 for i, part in enumerate(parts[:-1]) if part.isdigit()), default=0)])
-
-
-def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """Numbers that go into a linear layer and that come out, also of a 4-bit layer and of ``Conv1D``."""
-    if hasattr(module, "in_features"):
-        return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
-    fed, given = module.weight.shape  # type: ignore[union-attr,misc]
-    return int(fed), int(given)
-
-
 def _width(model: nn.Module, config: Any) -> int:
     return _first_int(config, "hidden_size", "d_model", "n_embd", default=_embedding_size(model, config))
-
-
-def _is_inside(name: str, owners: Iterable[str]) -> bool:
-    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
 
 
 def _embedding_size(model: nn.Module, config: Any) -> int:

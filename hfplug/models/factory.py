@@ -15,6 +15,7 @@ from torch import nn
 
 from hfplug.errors import BaseModelError, HfplugError, MethodError
 from hfplug.methods import Quantization, TuningMethod, resolve_method
+from hfplug.methods.tuners.names import calling_peft
 from hfplug.models import hardware
 from hfplug.models.anatomy import Anatomy, new_modules, read_anatomy
 from hfplug.models.base import (
@@ -27,6 +28,7 @@ from hfplug.models.base import (
     tokenizer_source,
 )
 from hfplug.models.quantize import bitsandbytes_config, settle_four_bit_layers
+from hfplug.models.tryout import try_out
 
 logger = logging.getLogger(__name__)
 
@@ -347,12 +349,32 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
         # Norms to float32 and all frozen (Dettmers et al. 2023, section 4); checkpointing stays the Trainer's choice.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         settle_four_bit_layers(model)
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     try:
-        return get_peft_model(model, config, revision=base_commit)  # type: ignore[arg-type]
+        with calling_peft():
+            tuned = method.finish(get_peft_model(model, config, revision=base_commit))  # type: ignore[arg-type]
+        if method.tried_out == "on":
+            try_out(tuned, method)
+        return tuned
     except HfplugError:
+        _take_off(model, before)
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
         raise MethodError(
             f"PEFT cannot put {method.name} on this {model.config.model_type} model: {error}",  # type: ignore[union-attr]
             fix="Try another method, or name the layers with target_modules.",
         ) from error
+
+
+def _take_off(model: nn.Module, before: dict[str, bool]) -> None:
+    """Give the user's model back as it came, after a soft prompt that does not work on it."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            holder, _, last = name.rpartition(".")
+            setattr(model.get_submodule(holder), last, module.original_module)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(before.get(name, parameter.requires_grad))
+    if hasattr(model, "peft_config"):
+        del model.peft_config

@@ -7,12 +7,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from hfplug.errors import MethodError
+from hfplug.serving.decoding import make_generation_config
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -116,13 +117,14 @@ class _Asker:
         self.model = model
         self.method = method
         self.encoder_decoder = bool(model.config.is_encoder_decoder)  # type: ignore[union-attr]
-        self.config = _generation_config(model, tokenizer, decoding, stop_token_ids)
+        self.config = make_generation_config(model.generation_config, tokenizer, decoding, stop_token_ids)  # type: ignore[arg-type]
         self.stops = set(self.config.eos_token_id or ())  # type: ignore[arg-type]
 
     def ask(self, prompts: Sequence[Sequence[int]], config: GenerationConfig | None = None) -> list[list[int]]:
         """Token ids of the answers, each up to and with its end token."""
         device = next(self.model.parameters()).device
-        ids, mask = _left_padded(prompts, self.config.pad_token_id, device)  # type: ignore[arg-type]
+        side: Literal["left", "right"] = "right" if self.encoder_decoder else "left"
+        ids, mask = _padded(prompts, side, self.config.pad_token_id, device)  # type: ignore[arg-type]
         target, inputs = self.model, {"input_ids": ids, "attention_mask": mask}
         if self.method is not None:
             target, inputs = self.method.generation_inputs(self.model, ids, mask)
@@ -149,33 +151,21 @@ class _Asker:
         return row
 
 
-def _generation_config(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, decoding: Mapping[str, Any], stop_token_ids: tuple[int, ...]
-) -> GenerationConfig:
-    """The model's own generation settings with those of the task on top, in a copy."""
-    config = copy.deepcopy(model.generation_config)  # type: ignore[arg-type]
-    if not decoding.get("do_sample", False):
-        # Sampling settings of a chat model's own file would only draw warnings under greedy decoding.
-        config.temperature = config.top_p = config.top_k = None
-    config.max_length = None
-    config.update(**dict(decoding))
-    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    stops = [token for token in (*own, *stop_token_ids) if token is not None]
-    config.eos_token_id = list(dict.fromkeys(stops)) or None
-    if config.pad_token_id is None:
-        pad = tokenizer.pad_token_id
-        config.pad_token_id = pad if pad is not None else (stops[0] if stops else 0)
-    return config
+def _padded(
+    prompts: Sequence[Sequence[int]], side: Literal["left", "right"], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of shape (prompts, longest).
 
-
-def _left_padded(prompts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of shape (prompts, longest); on the left, so that every prompt ends where its answer starts."""
+    On the left for a decoder, so that every prompt ends where its answer starts; on the right for an encoder, which
+    counts positions (BART) and the distance to a soft prompt (T5) from the front.
+    """
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), longest), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(list(prompt))
-        mask[row, longest - len(prompt) :] = 1
+        start = longest - len(prompt) if side == "left" else 0
+        ids[row, start : start + len(prompt)] = torch.tensor(list(prompt))
+        mask[row, start : start + len(prompt)] = 1
     return ids.to(device), mask.to(device)
 
 

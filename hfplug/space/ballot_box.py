@@ -39,6 +39,7 @@ EVERY_SECONDS = 300.0
 TIMEOUT_SECONDS = 15.0
 _LONGEST_WAIT_SECONDS = 3600.0
 _MOST_BATCHES = 20  # in one commit
+_MOST_RECEIVED = 500  # of others, the newest
 _CARD = """\
 ---
 configs:
@@ -66,7 +67,9 @@ def open_votes(config: SpaceConfig) -> VoteFile | BallotBox | None:
     if config.votes.endswith(".jsonl"):
         return VoteFile(config.path(config.votes), keep_text=config.votes_text)
     folder = config.path(config.votes_folder)
-    return BallotBox(config.votes, folder, keep_text=config.votes_text, endpoint=config.endpoint)
+    box = BallotBox(config.votes, folder, keep_text=config.votes_text, endpoint=config.endpoint)
+    box.start()
+    return box
 
 
 class BallotBox:
@@ -98,6 +101,9 @@ class BallotBox:
         self._failures = 0
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
+        # Imported now: at the end of the process, when the last votes are sent, much can no longer be imported.
+        from huggingface_hub import CommitOperationAdd, HfApi  # noqa: F401
+
         # A weak reference: a box that nobody holds any more is not kept for the end of the process.
         atexit.register(_close_at_exit, weakref.ref(self))
 
@@ -169,9 +175,9 @@ class BallotBox:
         client = connect(self.endpoint, self._token(), timeout=TIMEOUT_SECONDS)
         with translated("read the votes in", self.repo_id, client=client):
             info = client.call(client.api.dataset_info, self.repo_id)
-            names = [item.rfilename for item in info.siblings or () if _is_batch(item.rfilename)]
+            names = sorted(item.rfilename for item in info.siblings or () if _is_batch(item.rfilename))
             ours = {file.name for part in ("received", "delivered", "outgoing") for file in self._files(part)}
-            for name in names:
+            for name in names[-_MOST_RECEIVED:]:
                 short = name.rpartition("/")[2]
                 if short in ours:
                     continue
@@ -218,7 +224,8 @@ class BallotBox:
     def _work(self) -> None:
         """Deliver, wait, deliver: until closed, and then once more."""
         wait = 0.0 if self._files("outgoing") or self._waiting.exists() else self.every_seconds
-        self._receive_quietly()
+        if not self._closing:
+            self._receive_quietly()
         while True:
             # A Hub that is down is not asked again for every twenty votes: then only the time counts.
             if self._failures:
@@ -240,7 +247,7 @@ class BallotBox:
     def _receive_quietly(self) -> None:
         try:
             self.receive()
-        except (HubError, OSError) as error:
+        except (HubError, OSError, RuntimeError) as error:
             logger.info("The votes of others are not counted: %s", error)
 
     def _try(self) -> float:

@@ -32,7 +32,7 @@ from hfplug.space.config_parts import (
 )
 
 __all__ = [
-    "NAME", "REPO_ID", "REVISION", "SpaceConfig", "SpaceLimits", "Switch", "VariantSource", "from_mapping",
+    "NAME", "REPO_ID", "REVISION", "SpaceConfig", "SpaceLimits", "Switch", "VariantSource", "checked", "from_mapping",
     "parse_variant", "read_config", "refuse_secrets",
 ]  # fmt: skip
 
@@ -84,6 +84,11 @@ class SpaceConfig:
     votes_folder: str = "votes"
     endpoint: str | None = None
     folder: Path = field(default_factory=Path.cwd, compare=False, repr=False)
+
+    @property
+    def shows_demo(self) -> bool:
+        """Whether the report is that of ``hfplug demo`` in this folder."""
+        return self.report == str(self.folder / DEMO)
 
     @property
     def base_source(self) -> str:
@@ -140,7 +145,6 @@ def read_config(path: str | Path | None = None, *, environment: Mapping[str, str
     file = _find_file(named)
     values = _read_file(file) if file else {}
     folder = file.parent.absolute() if file else Path.cwd()
-    refuse_secrets(values, str(file or "The environment"))
     given = from_mapping(values, folder=folder, where=str(file or "the settings"))
     changed = _from_environment(variables)
     config = dataclasses.replace(given, **changed)
@@ -148,7 +152,7 @@ def read_config(path: str | Path | None = None, *, environment: Mapping[str, str
         config = dataclasses.replace(config, limits=dataclasses.replace(given.limits, **changed["limits"]))
     if not file and "base" not in changed and "variants" not in changed:
         config = _with_demo(config)
-    return _checked(config)
+    return checked(config)
 
 
 def from_mapping(values: Mapping[str, Any], *, folder: Path, where: str = "the settings") -> SpaceConfig:
@@ -162,6 +166,7 @@ def from_mapping(values: Mapping[str, Any], *, folder: Path, where: str = "the s
     Raises:
         SpaceError: As :func:`read_config`.
     """
+    refuse_secrets(dict(values), f"{where[0].upper()}{where[1:]}")
     known = [*KEYS]
     for name in values:
         if name not in known:
@@ -172,7 +177,7 @@ def from_mapping(values: Mapping[str, Any], *, folder: Path, where: str = "the s
             )
     found = {name: KEYS[name](value, f"{name!r} in {where}") for name, value in values.items()}
     limits = SpaceLimits(**found.pop("limits", {}))
-    return _checked(SpaceConfig(**found, limits=limits, folder=folder))
+    return checked(SpaceConfig(**found, limits=limits, folder=folder))
 
 
 # --------------------------------------------------------------------------------------------------- file
@@ -217,7 +222,12 @@ def _is_adapter(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
 
 
-def _checked(config: SpaceConfig) -> SpaceConfig:
+def checked(config: SpaceConfig) -> SpaceConfig:
+    """The same settings, if they go together.
+
+    Raises:
+        SpaceError: Two variants have one name, or there are too many.
+    """
     names = [variant.name for variant in config.variants]
     twice = [name for name in names if names.count(name) > 1]
     if twice:

@@ -65,16 +65,19 @@ class VariantSource:
 
 
 def parse_variant(text: str) -> VariantSource:
-    """A variant as it is typed: ``name=source`` or ``name=source@revision``.
+    """A variant as it is typed: ``NAME=SOURCE`` or ``NAME=SOURCE@REVISION``; without a name, that of its source.
 
     Raises:
         SpaceError: It is neither, or the name is none.
     """
-    name, equals, rest = text.partition("=")
+    name, equals, rest = ("", "", text) if Path(text).exists() else text.partition("=")
+    rest = rest if equals else text
     source, _, revision = rest.partition("@") if not Path(rest).exists() else (rest, "", "")
-    if not equals or not source:
+    source = source.removeprefix("hf://")
+    if not source or (not equals and not (Path(source).exists() or REPO_ID.fullmatch(source))):
         raise SpaceError(f"A variant is NAME=SOURCE, not {text[:80]!r}.", fix="For example lora=me/my-lora@main")
-    return _variant({"name": name, "source": source.removeprefix("hf://"), "revision": revision or None}, text[:80])
+    name = name if equals else Path(source).absolute().name
+    return _variant({"name": name, "source": source, "revision": revision or None}, text[:80])
 
 
 def refuse_secrets(value: Any, where: str) -> None:

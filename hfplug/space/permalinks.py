@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hfplug.space.config_parts import NAME, Switch
+from hfplug.space.config_parts import NAME, REPO_ID, Switch
 
 EXAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 # Name to kind, smallest and largest value; the names are those of hfplug.serving.service.Decoding.
@@ -26,6 +26,8 @@ DECODING: dict[str, tuple[type, float, float]] = {
     "num_beams": (int, 1, 16),
 }
 LARGEST_SEED = 2**31 - 1
+# A column of the settings, or one that a visitor added: its repo, and a commit if it was asked for.
+VARIANT = re.compile(rf"{NAME.pattern}|{REPO_ID.pattern}(@[0-9a-f]{{7}})?")
 _LONGEST = 4000
 _MOST_VARIANTS = 17
 _NUMBER = {int: re.compile(r"\d{1,10}"), float: re.compile(r"\d{1,4}(\.\d{1,6})?")}
@@ -75,7 +77,7 @@ def encode_link(link: Link) -> str:
         parts["seed"] = str(link.seed)
     if link.blind is not None:
         parts["blind"] = link.blind
-    return urllib.parse.urlencode(parts, safe=",")
+    return urllib.parse.urlencode(parts, safe=",/@")
 
 
 def decode_link(
@@ -149,7 +151,7 @@ def _keep(values: dict[str, Any], name: str, value: Any, notes: list[str]) -> No
 
 def _variants(text: str, known: Collection[str] | None, notes: list[str]) -> tuple[str, ...]:
     names: Sequence[str] = list(dict.fromkeys(text.split(",")))[: _MOST_VARIANTS + 1]
-    found = [name for name in names if _known(name, NAME, known) is not None][:_MOST_VARIANTS]
+    found = [name for name in names if _known(name, VARIANT, known) is not None][:_MOST_VARIANTS]
     if found and len(found) < len(names):
         notes.append("The address names columns that are not here; they were left out.")
     return tuple(found)

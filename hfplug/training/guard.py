@@ -27,6 +27,9 @@ class GuardCallback(TrainerCallback):
         check_trainable(model)
         if not _is_sharded(args):
             check_optimizer(model, kwargs.get("optimizer"))
+        applied = applied_to(model)
+        if applied is not None:
+            applied.method.check_arguments(args)
         warning = learning_rate_warning(model, args.learning_rate)
         if warning and state.is_world_process_zero:
             logger.warning(warning)

@@ -25,6 +25,7 @@ from hfplug.hub.server import (
     listing_calls,
     ref_calls,
     repo_calls,
+    space_calls,
     xet_calls,
 )
 from hfplug.hub.server.hub import Hub
@@ -34,7 +35,7 @@ from hfplug.hub.server.shelf import sole_writer
 logger = logging.getLogger(__name__)
 
 _CALLS = (
-    account_calls, listing_calls, repo_calls, ref_calls, file_calls, commit_calls, discussion_calls,
+    account_calls, listing_calls, repo_calls, space_calls, ref_calls, file_calls, commit_calls, discussion_calls,
     collection_calls, lfs_calls, xet_calls,
 )  # fmt: skip
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]

@@ -11,6 +11,7 @@ from hfplug.hub.server.hub import check_not_gated, is_owner, readable, signed_in
 from hfplug.hub.server.names import TYPES
 from hfplug.hub.server.repo import Repo
 from hfplug.hub.server.routing import Call, Refusal, Router
+from hfplug.hub.server.space_calls import settings_at_creation
 
 _REPO = "/api/{types}/{owner}/{name}"
 
@@ -42,7 +43,10 @@ def _create(call: Call) -> Response:
         raise Refusal(400, f"a repo is one of {', '.join(TYPES)}; {kind!r} came")
     if owner.lower() != user.lower():
         raise Refusal(403, f"You don't have the rights to create a {kind} under the namespace {owner[:100]!r}")
-    more = {"sdk": body["sdk"]} if kind == "space" and isinstance(body.get("sdk"), str) else {}
+    more: dict[str, Any] = {}
+    if kind == "space":
+        sdk = {"sdk": body["sdk"]} if isinstance(body.get("sdk"), str) else {}
+        more = {**sdk, "space": settings_at_creation(body)}
     try:
         repo = call.hub.shelf.create(kind, user, name, author=user, visibility=_visibility(body) or "public", **more)
     except Refusal as refusal:

@@ -1,0 +1,113 @@
+"""hfplug export: an adapter for vLLM or plain PEFT, or merged into a whole model; and what serves it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfplug.cli.parser import add_flag, one_line
+
+if TYPE_CHECKING:
+    from hfplug.serving.export import Exported
+
+DESCRIPTION = """\
+Check that the engine takes the adapter, write the folder, and print what serves it. Nothing is overwritten, and an
+export that fails leaves nothing behind.
+
+  hfplug export out/adapters/lora --for vllm --out lora-vllm       a LoRA beside its base
+  hfplug export alice/my-lora@v1 --for peft --out my-lora          for plain PeftModel.from_pretrained
+  hfplug export out/adapters/lora --for merged --out model         one whole model, its answers compared afterwards
+  hfplug export out/adapters/lora --for merged --out model --dtype bfloat16 --base path/to/base
+
+A merged LoRA is written file by file: a base of any size needs the memory of its largest file, but the comparison
+afterwards that of the model (leave it out with --check off)."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the words and flags of this command."""
+    parser.add_argument("adapter", metavar="ADAPTER", help="a folder, or OWNER/NAME[@REVISION] on the Hub")
+    add_flag(parser, "for", required=True, choices=("vllm", "peft", "merged"), help="the engine")
+    add_flag(parser, "out", required=True, type=Path, metavar="DIR", help="the new folder")
+    add_flag(parser, "base", help="repo id or folder of the base, if it is not where it was")
+    add_flag(parser, "revision", metavar="COMMIT", help="of the base, if it is not the one that the adapter names")
+    add_flag(
+        parser,
+        "dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the weights (default: as they are; merged: as the base's are)",
+    )
+    add_flag(
+        parser,
+        "into",
+        choices=("unquantised", "dequantised"),
+        default="unquantised",
+        help="merged, if it was trained over 4 bits: the base's own weights, or those 4 bits written out in full",
+    )
+    add_flag(parser, "name", help="what requests call it (default: the name of the folder)")
+    add_flag(parser, "check", choices=("logits", "off"), default="logits", help="merged: compare the answers")
+    add_flag(parser, "offline", action="store_const", const="on", default="auto", help="ask no Hub: the cache only")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Pull if need be, export, and say what serves it."""
+    from hfplug.cli.main import quieten_transformers
+    from hfplug.hub.pull import pull_adapter
+    from hfplug.serving.export import export_adapter
+
+    quieten_transformers()
+    adapter = parsed.adapter
+    if "@" in adapter and "://" not in adapter and not Path(adapter).exists():
+        adapter = f"hf://{adapter}"
+    pulled = pull_adapter(adapter, offline=parsed.offline)
+    exported = export_adapter(
+        pulled.adapter,
+        getattr(parsed, "for"),
+        parsed.out,
+        base=parsed.base,
+        revision=parsed.revision,
+        dtype=parsed.dtype,
+        into=parsed.into,
+        check=parsed.check,
+        name=parsed.name or (pulled.repo_id or "").rpartition("/")[2] or None,
+        offline=parsed.offline,
+    )
+    print(_shown(exported))
+    return 0
+
+
+def _shown(exported: Exported) -> str:
+    from hfplug.adapters.card_text import size_text
+    from hfplug.serving.vllm import VERSION
+
+    merged = exported.merged
+    size = sum(file.stat().st_size for file in exported.folder.rglob("*") if file.is_file())
+    lines = [f"Wrote {exported.folder} ({size_text(size)})"]
+    if merged is not None:
+        way = "file by file" if merged.way == "shards" else "in memory"
+        lines.append(f"merged   into the {merged.into} base, in {merged.dtype}, {way}")
+        if merged.difference is None:
+            lines.append("checked  not: --check off")
+        else:
+            lines.append(f"checked  {_against(merged.difference, 'base and adapter')}")
+        if merged.author is not None:
+            lines.append(f"author   {_against(merged.author, 'the author')} (before it was merged)")
+    lines += [f"note     {one_line(note)}" for note in exported.notes]
+    if exported.language == "shell":
+        lines += ["", f"Serve it with (checked against the source of vLLM {VERSION}; not run here):", ""]
+    else:
+        lines += ["", "Load it with:", ""]
+    return "\n".join([*lines, *(f"  {line}".rstrip() for line in exported.command.splitlines())])
+
+
+def _against(result: object, whom: str) -> str:
+    from hfplug.adapters.probe import ProbeResult
+
+    assert isinstance(result, ProbeResult)
+    if result.verdict == "other tokenizer":
+        return one_line(result)
+    return (
+        f"the largest difference to the logits of {whom} is {result.largest:.2g} of their root mean square"
+        f" (allowed: {result.tolerance:g}, {result.basis})"
+    )

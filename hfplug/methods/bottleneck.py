@@ -1,0 +1,104 @@
+"""Bottleneck adapters: small networks between the layers (Houlsby et al. 2019, https://arxiv.org/abs/1902.00751).
+
+Each takes the model's width down to width / reduction_factor, through a non-linearity, and up again, and is added to
+what it was given. The last matrix starts at zero, so that the model starts as the base. Where they stand:
+
+* ``houlsby``: after the attention's and after the feed-forward part's projection back to the model's width, before
+  the residual is added (Houlsby et al. 2019, section 2.1 and figure 2);
+* ``pfeiffer``: after the feed-forward part only (Pfeiffer et al. 2021, https://arxiv.org/abs/2005.00247, section
+  3.2.1), half as many for about the same result;
+* ``parallel``: beside the feed-forward part, on its input (He et al. 2022, https://arxiv.org/abs/2110.04366, section
+  3.3), for models where it is one module.
+
+A mixture of experts is one feed-forward part here: it gets one adapter, after the experts' outputs are summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from hfplug.errors import MethodError
+from hfplug.methods.lora import shortest_names
+from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
+from hfplug.methods.settings import setting
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+PLACEMENTS = ("pfeiffer", "houlsby", "parallel")
+NON_LINEARITIES = ("relu", "gelu", "silu", "tanh")
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class Bottleneck(TuningMethod):
+    """Train small networks that are put between the layers."""
+
+    name: ClassVar[str] = "bottleneck"
+    category: ClassVar[str] = "additive"
+    flag_prefix: ClassVar[str] = "bottleneck"
+    summary: ClassVar[str] = "small networks between the layers, after Houlsby, Pfeiffer or He"
+    paper: ClassVar[str] = "Houlsby et al. 2019, https://arxiv.org/abs/1902.00751"
+    peft_type: ClassVar[str | None] = "HFPLUG_BOTTLENECK"
+    merging: ClassVar[str] = "no: a network with a non-linearity is no weight"
+
+    placement: str = setting("pfeiffer", choices=PLACEMENTS, help="where the networks stand")
+    reduction_factor: float = setting(16.0, low=0.25, high=4096.0, help="width of the model by that of the network")
+    non_linearity: str = setting("relu", choices=NON_LINEARITIES, help="between the two matrices")
+    scale: float = setting(1.0, low=0.01, high=100.0, help="the network's output is multiplied by it; He: 4 beside")
+
+    def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
+        from hfplug.methods.tuners.bottleneck import Config
+        from hfplug.methods.tuners.names import register_peft_types
+
+        register_peft_types()
+        return Config(
+            task_type=anatomy.task_type,  # type: ignore[arg-type]
+            target_modules=shortest_names(self._places(anatomy), anatomy.modules),
+            modules_to_save=modules_to_save(anatomy),
+            width=anatomy.width,
+            reduction_factor=self.reduction_factor,
+            non_linearity=self.non_linearity,
+            scale=self.scale,
+            place="beside" if self.placement == "parallel" else "after",
+        )
+
+    def _places(self, anatomy: AnatomyView) -> tuple[str, ...]:
+        """The modules that get a network.
+
+        Raises:
+            MethodError: if there are none of the kind that the placement asks for.
+        """
+        blocks = anatomy.feed_forward_block
+        if self.placement == "parallel":
+            if not blocks:
+                raise MethodError(
+                    f"bottleneck: beside the feed-forward part of this {anatomy.model_type} model nothing can stand,"
+                    " as it is not one module.",
+                    fix="Use placement='pfeiffer' or 'houlsby'.",
+                )
+            return blocks
+        outputs = tuple(name for name in anatomy.feed_forward_output if not _is_expert(name))
+        after = outputs + tuple(block for block in blocks if not any(name.startswith(f"{block}.") for name in outputs))
+        if self.placement == "houlsby":
+            if not anatomy.attention_output:
+                raise MethodError(
+                    f"bottleneck: this {anatomy.model_type} model has no projection after its attention.",
+                    fix="Use placement='pfeiffer'.",
+                )
+            after = (*anatomy.attention_output, *after)
+        if not after:
+            raise MethodError(
+                f"bottleneck: no feed-forward part was found in this {anatomy.model_type} model.", fix="Use lora."
+            )
+        return after
+
+    def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
+        """3e-5 to 3e-3 were tried on BERT (Houlsby et al. 2019, section 3.2); 1e-4 (Pfeiffer et al. 2021)."""
+        value = 5e-3 if anatomy.parameters < 50e6 else 1e-3 if anatomy.parameters < 1e9 else 3e-4
+        return LearningRate(value=value, low=3e-5, high=3e-2, source="Houlsby et al. 2019, section 3.2")
+
+
+def _is_expert(name: str) -> bool:
+    return any("expert" in part for part in name.split("."))

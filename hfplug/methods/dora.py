@@ -1,0 +1,34 @@
+r"""DoRA: weight-decomposed low-rank adaptation (Liu et al. 2024, https://arxiv.org/abs/2402.09353).
+
+Each row of the weight is split into its length and its direction; LoRA changes the direction, and a vector m of shape
+(out,) is trained for the lengths (section 4):
+
+    y = m * (W + s B A) x / ||W + s B A||
+
+It is nearer to full fine-tuning than LoRA at low ranks, for more time a step, as the norms are computed in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from hfplug.methods.lora import Lora
+from hfplug.methods.method import register_method
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class Dora(Lora):
+    """LoRA for the direction of each row of a weight, and a trained length for it."""
+
+    name: ClassVar[str] = "dora"
+    flag_prefix: ClassVar[str] = "dora"
+    summary: ClassVar[str] = "LoRA for the direction of a weight's rows, and a trained length of each"
+    paper: ClassVar[str] = "Liu et al. 2024, https://arxiv.org/abs/2402.09353"
+    decomposed: ClassVar[str] = "on"
+
+    @classmethod
+    def recognises(cls, config: Mapping[str, Any]) -> bool:
+        return config.get("peft_type") == cls.peft_type and bool(config.get("use_dora"))

@@ -1,0 +1,106 @@
+"""Prefix tuning: trained keys and values before those of every layer (Li and Liang 2021, arXiv 2101.00190).
+
+For each layer a matrix of keys and one of values, of shape (num_virtual_tokens, heads * head_size), is put before
+what the layer computes from the input; all queries attend to them (section 4.2). They are all that is trained.
+PEFT hands them to the model as a filled cache. On an encoder-decoder that is the decoder's self-attention.
+
+PEFT takes the shape of a key from the configuration, which tells it wrongly for grouped queries, for heads whose
+size is not the width by their number, and for latent attention. Here it is read off the cache that the base fills.
+
+On an encoder-decoder PEFT lays the trained pairs out twice and each layer takes every second one: with an even number
+of layers the upper half would have the prefix of the lower, and half of the numbers no gradient. With an odd number
+each pair is taken once, so one layer more is laid out for an even number; its pair belongs to no layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hfplug.errors import MethodError, TrainingError
+from hfplug.methods.method import SEQ2SEQ, AnatomyView, LearningRate, modules_to_save, register_method
+from hfplug.methods.settings import setting
+from hfplug.methods.soft_prompts import SoftPrompt, peft_prefix, settle_when_loaded
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor, nn
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class PrefixTuning(SoftPrompt):
+    """Train keys and values that stand before those of every layer."""
+
+    name: ClassVar[str] = "prefix_tuning"
+    flag_prefix: ClassVar[str] = "prefix"
+    summary: ClassVar[str] = "trained keys and values before those of every layer"
+    paper: ClassVar[str] = "Li and Liang 2021, https://arxiv.org/abs/2101.00190"
+    peft_type: ClassVar[str | None] = "PREFIX_TUNING"
+    merging: ClassVar[str] = "no: a prefix is an input of every layer, there is no weight to merge it into"
+
+    num_virtual_tokens: int = setting(
+        20, low=1, high=1000, help="virtual tokens; the paper uses 10 for tables, 200 for news"
+    )
+    prefix_init: str = setting("random", choices=("random", "zero"), help="how the keys and values start")
+    prefix_projection: str = setting(
+        "off", choices=("off", "on"), help="compute them by a small network while they are trained (section 4.3)"
+    )
+    prefix_hidden_size: int = setting(512, low=1, high=65536, help="width of that network")
+
+    def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
+        from peft import PrefixTuningConfig
+
+        layers, heads, head_size = self._shape(anatomy)
+        twice = anatomy.task_type == SEQ2SEQ
+        return PrefixTuningConfig(
+            task_type=anatomy.task_type,
+            num_virtual_tokens=self.num_virtual_tokens,
+            num_layers=layers + 1 if twice and layers % 2 == 0 else layers,
+            num_attention_heads=heads,
+            token_dim=heads * head_size,
+            num_transformer_submodules=2 if twice else 1,
+            prefix_projection=self.prefix_projection == "on",
+            encoder_hidden_size=self.prefix_hidden_size,
+            init_weights="zero" if self.prefix_init == "zero" else None,
+            modules_to_save=modules_to_save(anatomy),
+        )
+
+    def _shape(self, anatomy: AnatomyView) -> tuple[int, int, int]:
+        """Layers, heads and numbers a head of the keys and values that the base keeps."""
+        shapes = anatomy.cache_shapes()
+        kinds = {shape for pair in shapes for shape in pair}
+        if len(kinds) != 1:
+            found = "keeps no keys and values" if not kinds else f"has keys and values of {len(kinds)} shapes"
+            raise MethodError(
+                f"prefix_tuning puts keys and values before those of every layer; this {anatomy.model_type} model"
+                f" {found}, and PEFT's prefix has one shape.",
+                fix="Use prompt_tuning or lora.",
+            )
+        heads, head_size = kinds.pop()
+        return len(shapes), heads, head_size
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        return settle_when_loaded(model)
+
+    def check_arguments(self, arguments: Any) -> None:
+        if getattr(arguments, "gradient_checkpointing", False):
+            raise TrainingError(
+                "prefix_tuning hands its prefix to the model as a cache, and gradient checkpointing leaves the cache"
+                " out: the prefix would not be there.",
+                fix="Pass gradient_checkpointing=False, or use lora or prompt_tuning.",
+            )
+
+    def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
+        """5e-5 with the network on top (Li and Liang 2021, section 5.3); without it far more, as numbers that start
+        at the scale of one are moved themselves (Liu et al. 2022, P-tuning v2, appendix A: 5e-3 to 1e-2)."""
+        if self.prefix_projection == "on":
+            return LearningRate(value=1e-3, low=1e-5, high=1e-2, source="Li and Liang 2021, section 5.3 (5e-5)")
+        value = 3e-2 if anatomy.parameters < 1e9 else 1e-2
+        return LearningRate(value=value, low=1e-4, high=1.0, source="Liu et al. 2022, P-tuning v2, section 4")
+
+    def virtual_tokens(self) -> int:
+        return self.num_virtual_tokens
+
+    def cached_prefix(self, model: nn.Module) -> tuple[tuple[Tensor, Tensor] | None, ...] | None:
+        return peft_prefix(model)

@@ -1,0 +1,139 @@
+r"""BitFit as PEFT sees it: a layer that adds a trained difference to its output.
+
+A layer that computes ``f(x) + b`` computes ``f(x) + b + d`` with the vector d of shape (out,), which starts at zero.
+Training d is training b, and the base's own b stays as it was. d is held in float32, also over a base in 16 bits,
+where the steps of training would be lost in the rounding of b.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from torch import nn
+
+from hfplug.methods.tuners.names import PeftWord
+
+
+@dataclass
+class Config(PeftConfig):
+    """The content of ``adapter_config.json``.
+
+    Attributes:
+        target_modules: Endings of the names of the layers whose bias is trained.
+        exclude_modules: Endings of the names of layers to leave out.
+        modules_to_save: Endings of the names of modules that are trained and saved as a whole.
+    """
+
+    target_modules: list[str] | str | None = field(default=None)
+    exclude_modules: list[str] | str | None = field(default=None)
+    modules_to_save: list[str] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftWord("HFPLUG_BITFIT")  # type: ignore[assignment]
+
+
+class BiasLayer(nn.Module, BaseTunerLayer):
+    """A layer with a bias, and the difference to it of each adapter.
+
+    Args:
+        base_layer: The layer of the base; it is called, not changed.
+        adapter_name: The name of the first adapter.
+        inference: ``"on"`` if it is not going to be trained.
+    """
+
+    adapter_layer_names = ("bitfit_bias",)
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, inference: str) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.bitfit_bias = nn.ParameterDict({})
+        self.merged_adapters: list[str] = []
+        self._unmerged: torch.Tensor | None = None
+        self._active_adapter = adapter_name
+        self.add(adapter_name, inference)
+
+    def add(self, adapter_name: str, inference: str) -> None:
+        """Make the difference of one more adapter, of zeros."""
+        bias = self._own_bias()
+        self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros_like(bias, dtype=torch.float32))
+        self.set_adapter(self.active_adapters, inference_mode=inference == "on")
+
+    def _own_bias(self) -> torch.Tensor:
+        return self.get_base_layer().bias  # type: ignore[return-value]
+
+    def _difference(self) -> torch.Tensor | None:
+        if self.disable_adapters or self.merged:
+            return None
+        own = [self.bitfit_bias[name] for name in self.active_adapters if name in self.bitfit_bias]
+        return torch.stack(list(own)).sum(0) if len(own) > 1 else (own[0] if own else None)
+
+    @property
+    def bias(self) -> torch.Tensor:
+        """What the layer adds, for models that read it instead of calling the layer."""
+        difference = self._difference()
+        own = self._own_bias()
+        return own if difference is None else (own + difference).to(own.dtype)
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The layer's output of shape (…, out), with the difference of the active adapters."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result = self.base_layer(x, *args, **kwargs)
+        difference = self._difference()
+        return result if difference is None else (result + difference).to(result.dtype)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the difference to the bias of the base; the bias as it was is kept for :meth:`unmerge`.
+
+        Raises:
+            ValueError: with ``safe_merge``, if the sum is not finite.
+        """
+        names = [name for name in check_adapters_to_merge(self, adapter_names) or () if name in self.bitfit_bias]
+        if not names:
+            return
+        bias = self._own_bias()
+        summed = (bias.data + torch.stack([self.bitfit_bias[name].data for name in names]).sum(0)).to(bias.dtype)
+        if safe_merge and not bool(torch.isfinite(summed).all()):
+            raise ValueError(f"NaNs detected in the merged bias of {names}.")
+        self._unmerged = bias.data
+        bias.data = summed
+        self.merged_adapters.extend(names)
+
+    def unmerge(self) -> None:
+        """Put the bias back, bit for bit."""
+        if self._unmerged is not None:
+            self._own_bias().data = self._unmerged
+        self._unmerged = None
+        self.merged_adapters = []
+
+
+class Model(BaseTuner):
+    """A model with trained differences to its biases."""
+
+    prefix = "bitfit_"
+    tuner_layer_cls = BiasLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        inference = "on" if peft_config.inference_mode else "off"
+        if isinstance(target, BiasLayer):
+            target.add(adapter_name, inference)
+            return
+        layer = BiasLayer(target, adapter_name, inference)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)

@@ -1,0 +1,148 @@
+r"""Bottleneck adapters as PEFT sees them: a small network after a module, or beside it.
+
+With the module F and its input x the layer computes
+
+    y = F(x) + scale * U act(D h + d) + u        h = F(x) (after it) or x (beside it)
+
+with D of shape (width / reduction_factor, width) and U of shape (width, width / reduction_factor). U and u start at
+zero, so that the layer starts as F. The network is held and computed in float32, also over a base in 16 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
+
+from hfplug.errors import MethodError
+from hfplug.methods.tuners.names import PeftWord
+
+
+@dataclass
+class Config(PeftConfig):
+    """The content of ``adapter_config.json``.
+
+    Attributes:
+        target_modules: Endings of the names of the modules that get a network.
+        exclude_modules: Endings of the names of modules to leave out.
+        modules_to_save: Endings of the names of modules that are trained and saved as a whole.
+        width: Numbers that such a module gives, where it does not say so itself.
+        reduction_factor: Width by the width of the network.
+        non_linearity: relu, gelu, silu or tanh.
+        scale: What the network's output is multiplied by.
+        place: ``"after"`` or ``"beside"`` the module.
+    """
+
+    target_modules: list[str] | str | None = field(default=None)
+    exclude_modules: list[str] | str | None = field(default=None)
+    modules_to_save: list[str] | None = field(default=None)
+    width: int = field(default=0)
+    reduction_factor: float = field(default=16.0)
+    non_linearity: str = field(default="relu")
+    scale: float = field(default=1.0)
+    place: str = field(default="after")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftWord("HFPLUG_BOTTLENECK")  # type: ignore[assignment]
+
+
+class BottleneckLayer(nn.Module, BaseTunerLayer):
+    """A module and the networks after it or beside it, one an adapter.
+
+    Args:
+        base_layer: A module that takes one tensor of shape (…, in) and gives one of shape (…, width); further
+            arguments are passed on, and of a tuple the first entry is taken.
+        adapter_name: The name of the first adapter.
+        config: Its settings.
+    """
+
+    adapter_layer_names = ("bottleneck_down", "bottleneck_up")
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: Config) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.bottleneck_down = nn.ModuleDict({})
+        self.bottleneck_up = nn.ModuleDict({})
+        self.settings: dict[str, Config] = {}
+        self.merged_adapters: list[str] = []
+        self._active_adapter = adapter_name
+        self.add(adapter_name, config)
+
+    def add(self, adapter_name: str, config: Config) -> None:
+        """Make the network of one more adapter."""
+        base = self.get_base_layer()
+        given = getattr(base, "out_features", None) or getattr(base, "nf", None) or config.width
+        fed = int(given) if config.place == "after" else config.width
+        middle = max(1, round(given / config.reduction_factor))
+        device = next(base.parameters()).device
+        down = nn.Linear(fed, middle, device=device, dtype=torch.float32)
+        up = nn.Linear(middle, int(given), device=device, dtype=torch.float32)
+        if device.type != "meta":
+            nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))
+            for tensor in (down.bias, up.weight, up.bias):
+                nn.init.zeros_(tensor)
+        self.bottleneck_down[adapter_name], self.bottleneck_up[adapter_name] = down, up
+        self.settings[adapter_name] = config
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the module gives, with that of the active networks added."""
+        whole = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return whole
+        result = plain = whole[0] if isinstance(whole, tuple) else whole
+        for name in self.active_adapters:
+            if name not in self.bottleneck_down:
+                continue
+            config, down, up = self.settings[name], self.bottleneck_down[name], self.bottleneck_up[name]
+            hidden = (plain if config.place == "after" else x).to(down.weight.dtype)
+            act = getattr(nn.functional, config.non_linearity)
+            result = result + config.scale * up(act(down(hidden)))
+        result = result.to(plain.dtype)
+        return (result, *whole[1:]) if isinstance(whole, tuple) else result
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refused.
+
+        Raises:
+            MethodError: always: no weight of the base computes a non-linear function of its input.
+        """
+        raise MethodError(
+            "A bottleneck adapter is a network with a non-linearity, so there is no weight to merge it into.",
+            fix="Serve it beside the base, or train lora, which merges.",
+        )
+
+    def unmerge(self) -> None:
+        """Nothing is ever merged."""
+
+
+class Model(BaseTuner):
+    """A model with bottleneck adapters in it."""
+
+    prefix = "bottleneck_"
+    tuner_layer_cls = BottleneckLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, BottleneckLayer):
+            target.add(adapter_name, peft_config)
+            return
+        layer = BottleneckLayer(target, adapter_name, peft_config)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)

@@ -1,0 +1,149 @@
+"""What the modules of a transformers model are, read off their shapes and off where they sit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+from torch import nn
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_KEY_VALUE = {"k", "v", "kv", "qkv", "wk", "wv", "wkv", "wqkv", "key", "value", "keys", "values"}
+# They add their bias to another dimension than the last.
+_CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+
+Modules = Mapping[str, nn.Module]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is one matrix: ``Linear``, a 4-bit one too, or transformers' ``Conv1D`` (GPT-2)."""
+    weight = getattr(module, "weight", None)
+    if weight is None or any(True for _ in module.children()):
+        return False
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """Numbers that go into a linear layer and that come out, also of a 4-bit layer and of ``Conv1D``."""
+    if hasattr(module, "in_features"):
+        return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
+    fed, given = module.weight.shape  # type: ignore[union-attr,misc]
+    return int(fed), int(given)
+
+
+def block_of(name: str) -> str:
+    """The innermost numbered block that a module sits in: ``"layers.3"`` for ``"layers.3.mlp.down_proj"``."""
+    parts = name.split(".")
+    return ".".join(parts[: max((i + 1 for i, part in enumerate(parts[:-1]) if part.isdigit()), default=0)])
+
+
+def attention_module(name: str, modules: Modules) -> str | None:
+    """The outermost attention module that holds a module, or None if none does."""
+    parts = name.split(".")
+    for end in range(1, len(parts)):
+        holder = modules[".".join(parts[:end])]
+        if parts[end - 1].isdigit() or hasattr(holder, "config_class"):
+            continue  # a block, or a whole model: it holds more than attention
+        if _ATTENTION.search(parts[end - 1]) or _ATTENTION.search(type(holder).__name__):
+            return ".".join(parts[:end])
+    return None
+
+
+def key_value_layers(attention: tuple[str, ...]) -> tuple[str, ...]:
+    """What makes keys or values; where no name says so (GPT-2's ``c_attn``), all but the last layer of each block."""
+    named = tuple(name for name in attention if _KEY_VALUE & {*name.rpartition(".")[2].lower().split("_")})
+    if named:
+        return named
+    last = {block_of(name): name for name in attention}
+    return tuple(name for name in attention if last[block_of(name)] != name)
+
+
+def attention_outputs(attention: tuple[str, ...], modules: Modules, width: int) -> tuple[str, ...]:
+    """The last layer of each attention module that leads to the width of the model and makes no keys or values."""
+    inner = set(key_value_layers(attention))
+    wide = [name for name in attention if name not in inner and linear_shape(modules[name])[1] == width]
+    return tuple({attention_module(name, modules): name for name in wide}.values())
+
+
+def feed_forward_outputs(names: tuple[str, ...], modules: Modules, width: int) -> tuple[str, ...]:
+    """Of the linear layers of each block the one that narrows to the model's width, else the last of that width."""
+    found: dict[str, str] = {}
+    narrowing: set[str] = set()
+    for name in names:
+        fed, given = linear_shape(modules[name])
+        block = block_of(name)
+        if given != width or (block in narrowing and fed == given):
+            continue
+        found[block] = name
+        if fed != given:
+            narrowing.add(block)
+    return tuple(found.values())
+
+
+def feed_forward_blocks(modules: Modules) -> tuple[str, ...]:
+    """In each numbered block, the one module beside attention that holds matrices of its own, if it is one.
+
+    BERT's feed-forward part is two modules with a residual in the second, so it has none.
+    """
+    beside: dict[str, list[str]] = {}
+    for name, module in modules.items():
+        holder, _, last = name.rpartition(".")
+        if not holder.rpartition(".")[2].isdigit() or last.isdigit() or "experts" in holder.split("."):
+            continue
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            continue  # T5's blocks hold a list of sub-layers
+        if any(parameter.dim() >= 2 or hasattr(parameter, "quant_state") for parameter in module.parameters()):
+            beside.setdefault(holder, []).append(name)
+    found = []
+    for names in beside.values():
+        others = [name for name in names if attention_module(f"{name}.x", modules) is None]
+        if len(others) == 1 and any(True for _ in modules[others[0]].children()):
+            found += others
+    return tuple(found)
+
+
+def norm_layers(modules: Modules, left_out: Collection[str] = ()) -> tuple[str, ...]:
+    """Layers that scale each number of their input by a trained one and hold nothing else: LayerNorm, RMSNorm, …
+
+    Args:
+        modules: Every module by name.
+        left_out: Modules not to look into.
+    """
+    return tuple(
+        name
+        for name, module in _leaves(modules, left_out)
+        if _sizes(module) and max(_sizes(module).values()) == 1 and "weight" in _sizes(module)
+    )
+
+
+def bias_layers(modules: Modules, left_out: Collection[str] = ()) -> tuple[str, ...]:
+    """Layers that add a trained vector to the last dimension of their output.
+
+    Args:
+        modules: Every module by name.
+        left_out: Modules not to look into.
+    """
+    return tuple(
+        name
+        for name, module in _leaves(modules, left_out)
+        if _sizes(module).get("bias") == 1 and "weight" in _sizes(module) and not isinstance(module, _CONVOLUTIONS)
+    )
+
+
+def is_inside(name: str, owners: Iterable[str]) -> bool:
+    """Whether a name is one of the owners, or lies in one."""
+    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
+
+
+def _leaves(modules: Modules, left_out: Collection[str]) -> list[tuple[str, nn.Module]]:
+    return [
+        (name, module)
+        for name, module in modules.items()
+        if name and not any(True for _ in module.children()) and not is_inside(name, left_out)
+    ]
+
+
+def _sizes(module: nn.Module) -> dict[str, int]:
+    """Name and number of dimensions of each parameter that a module holds itself; 4-bit weights are matrices."""
+    own = module.named_parameters(recurse=False)
+    return {name: 2 if hasattr(parameter, "quant_state") else parameter.dim() for name, parameter in own}

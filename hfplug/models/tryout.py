@@ -1,0 +1,137 @@
+"""Short runs of a model on a few tokens: what it keeps in its cache, and whether a method on it works."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from hfplug.errors import MethodError
+from hfplug.methods import TuningMethod
+
+_TOKENS = 4
+
+HeadShape = tuple[int, int]
+
+
+def cache_shapes(model: nn.Module) -> tuple[tuple[HeadShape, HeadShape], ...]:
+    """What a model keeps of each layer: (heads, numbers a head) of the keys and of the values.
+
+    Args:
+        model: A transformers model, with weights. It is run once on a few tokens and left as it was.
+
+    Returns:
+        A pair for each layer, of the decoder if there is an encoder as well; for an encoder alone, which keeps
+        nothing, what its configuration says; empty if neither tells. A layer that keeps something else has (0, 0).
+    """
+    config: Any = model.config
+    with at_rest(model), torch.no_grad():
+        try:
+            output = model(**few_tokens(model), use_cache=True)
+        except TypeError:  # an encoder's forward knows no cache
+            return _of_encoder(config)
+        except (RuntimeError, NotImplementedError, ValueError):
+            if not on_meta(model):
+                raise
+            return _of_encoder(config)
+    kept = getattr(output, "past_key_values", None)
+    kept = getattr(kept, "self_attention_cache", kept)
+    layers = getattr(kept, "layers", None)
+    if not layers:
+        return _of_encoder(config) if getattr(output, "cache_params", None) is None else ()
+    return tuple((_head_shape(layer, "keys"), _head_shape(layer, "values")) for layer in layers)
+
+
+def try_out(model: nn.Module, method: TuningMethod) -> None:
+    """Run a tuned model forth and back on a few tokens, so that what cannot work is refused before it is trained.
+
+    Args:
+        model: What PEFT made of the base and the method. It is left as it was, without gradients.
+        method: The method on it.
+
+    Raises:
+        MethodError: The run fails, or leaves a trainable tensor without a gradient.
+    """
+    base: Any = model.get_base_model()  # type: ignore[operator]
+    if on_meta(model):
+        return
+    trainable = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    inputs = few_tokens(base)
+    kind = base.config.model_type
+    fix = "Use lora, which does not depend on how a model takes its input."
+    try:
+        with at_rest(model), torch.enable_grad():
+            output = model(**inputs)
+            output.logits.float().square().mean().backward()
+    except Exception as error:  # whatever a model of any kind raises: the user gets one sentence
+        raise MethodError(f"{method.name} does not work on this {kind} model: {first_line(error)}", fix=fix) from error
+    finally:
+        without = [name for name, one in trainable.items() if one.grad is None]
+        moved = any(one.grad is not None and bool(one.grad.any()) for one in trainable.values())
+        for one in trainable.values():
+            one.grad = None
+    if without or not moved:
+        which = without[0] if without else "the prompt"
+        raise MethodError(f"{method.name} does nothing on this {kind} model: {which} gets no gradient.", fix=fix)
+
+
+def few_tokens(model: Any) -> dict[str, torch.Tensor]:
+    """A row of a few ids that stand for text, with its end where a classifier looks for one."""
+    config: Any = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    special = {
+        value
+        for name, value in config.to_dict().items()
+        if isinstance(value, int) and name.endswith(("token_id", "token_index"))
+    }
+    embedding = model.get_input_embeddings().weight
+    rows = int(getattr(config, "vocab_size", None) or embedding.shape[0])
+    ids = [one for one in range(min(rows, 64)) if one not in special][-_TOKENS:] or [0]
+    end = config.eos_token_id if isinstance(config.eos_token_id, int) else None
+    if getattr(config, "is_encoder_decoder", False) and end is not None and end < rows:
+        ids[-1] = end
+    row = torch.tensor([ids], device=embedding.device)
+    inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+    if getattr(config, "is_encoder_decoder", False) and model.can_generate():
+        inputs["decoder_input_ids"] = row
+    return inputs
+
+
+def on_meta(model: nn.Module) -> bool:
+    """Whether some weights are not there: on ``meta``, offloaded, or spread over processes."""
+    return any(one.device.type == "meta" or hasattr(one, "ds_id") for one in model.parameters())
+
+
+@contextlib.contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode and the random numbers apart; both are put back."""
+    modes = {module: module.training for module in model.modules()}
+    device = next(model.parameters()).device
+    try:
+        model.eval()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _head_shape(layer: Any, name: str) -> HeadShape:
+    kept = getattr(layer, name, None)
+    return (int(kept.shape[1]), int(kept.shape[3])) if isinstance(kept, torch.Tensor) and kept.dim() == 4 else (0, 0)
+
+
+def _of_encoder(config: Any) -> tuple[tuple[HeadShape, HeadShape], ...]:
+    heads, width, layers = (
+        getattr(config, name, None) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers")
+    )
+    if not (isinstance(heads, int) and isinstance(width, int) and isinstance(layers, int)):
+        return ()
+    return (((heads, width // heads), (heads, width // heads)),) * layers

@@ -1,0 +1,102 @@
+"""The proof that the base is untouched: it holds whatever is attached, and fails for whatever touches the base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from residents import adapter_of
+
+from hfplug.serving.resident import Resident
+
+
+@pytest.fixture
+def loaded(base_folder: Callable[[str], Path]) -> Callable[[str], Resident]:
+    """``loaded(kind)``: a base of its own."""
+    return lambda kind: Resident.load(base_folder(kind))
+
+
+def change_one_number(model: Any) -> None:
+    with torch.no_grad():
+        next(iter(model.parameters())).view(-1)[3] += 1e-6
+
+
+def change_behind_torchs_back(model: Any) -> None:
+    model.get_output_embeddings().weight.data[5, 0] *= 1.0001
+
+
+def change_a_buffer(model: Any) -> None:
+    next(iter(model.buffers())).add_(0.001)
+
+
+def put_layers_in(model: Any) -> None:
+    # They are the identity so far, so that no answer and no weight is another.
+    get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], r=2))
+
+
+def hang_a_hook_on(model: Any) -> None:
+    model.model.layers[0].register_forward_hook(lambda module, inputs, output: None)
+
+
+def replace_forward(model: Any) -> None:
+    inner = model.model.norm
+    inner.forward = lambda x: type(inner).forward(inner, x)
+
+
+def replace_generate(model: Any) -> None:
+    model.prepare_inputs_for_generation = lambda *args, **kwargs: {}
+
+
+def switch_dropout_on(model: Any) -> None:
+    model.model.layers[0].train()
+
+
+@pytest.mark.parametrize(
+    ("touch", "said"),
+    [
+        (change_one_number, "weight or buffer"),
+        (change_behind_torchs_back, "weight or buffer"),
+        (change_a_buffer, "weight or buffer"),
+        (put_layers_in, "module"),
+        (hang_a_hook_on, "module"),
+        (replace_forward, "module"),
+        (replace_generate, "cannot be asked any more"),
+        (switch_dropout_on, "module"),
+    ],
+)
+def test_the_proof_fails_when_the_base_is_touched(loaded, touch, said):
+    resident = loaded("llama")
+    assert resident.prove_base().verdict == "proved"
+    touch(resident.model)
+    proof = resident.prove_base()
+    assert proof.verdict == "failed"
+    assert said in str(proof)
+
+
+def test_a_changed_weight_changes_the_sum_and_an_untouched_base_keeps_it(loaded):
+    resident = loaded("llama")
+    proof = resident.prove_base()
+    assert (proof.sha256_before, proof.differences) == (proof.sha256_after, ())
+    change_one_number(resident.model)
+    assert resident.prove_base().sha256_after != proof.sha256_before
+
+
+@pytest.mark.parametrize("variant", ["lora_bias", "pissa", "lora_and_head", "lora_tokens", "layer_norm", "prompt"])
+def test_adapters_that_bring_weights_of_the_base_along_do_not_write_into_it(loaded, base_folder, variant):
+    resident = loaded("llama")
+    resident.attach(variant, adapter_of(base_folder("llama"), "llama", variant), verify="lock")
+    assert resident.prove_base().verdict == "proved"
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_soft_prompt_whose_generate_meddles_with_its_model_leaves_the_base_alone(loaded, base_folder, kind):
+    resident = loaded(kind)
+    tuned = resident.attach("prompt", adapter_of(base_folder(kind), kind, "prompt"), verify="lock").model
+    assert isinstance(tuned, PeftModel)
+    ids = torch.tensor([[5, 17, 40]])
+    tuned.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2)
+    assert resident.prove_base().verdict == "proved"

@@ -1,0 +1,233 @@
+"""A base in memory: variants come, go and are replaced while others are asked, and what cannot be is refused."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from residents import (
+    NEW_TOKENS,
+    PROMPTS,
+    adapter_of,
+    alone,
+    ask,
+    ask_plain,
+    load_plain,
+    make_adapter,
+    off_by,
+    save_base,
+    shake,
+)
+from transformers import BartConfig, BartForCausalLM, RwkvConfig, RwkvForCausalLM
+
+from hfplug.adapters.load import load_adapter
+from hfplug.errors import AdapterError, MismatchError, ServingError
+from hfplug.serving.resident import Resident
+
+TOLERANCE = 5e-4
+NAMES = ("lora", "ia3", "prompt", "prefix", "layer_norm", "full")
+
+
+@pytest.fixture
+def resident(base_folder: Callable[[str], Path]) -> Callable[..., Resident]:
+    """``resident("llama", "lora", "prompt")``: a fresh resident base with these variants on it."""
+
+    def make(kind: str, *variants: str) -> Resident:
+        base = base_folder(kind)
+        made = Resident.load(base)
+        for variant in variants:
+            folder = adapter_of(base, kind, variant)
+            assert folder is not None
+            made.attach(variant, folder, verify="lock")
+        return made
+
+    return make
+
+
+def answer(resident: Resident, name: str, prompt: list[int]) -> tuple[list[int], torch.Tensor]:
+    with resident.ready([name], [prompt]) as ready:
+        tokens, logits = ask(ready.model, ready.inputs, ready.prompt_length)
+    return tokens[0, -NEW_TOKENS:].tolist(), logits[0]
+
+
+def test_a_variant_that_is_replaced_is_the_new_one_at_once_and_a_pass_in_flight_keeps_the_old(resident, base_folder):
+    made = resident("llama", "lora", "ia3")
+    base = str(base_folder("llama"))
+    with made.ready(["lora", "ia3"], [PROMPTS[0], PROMPTS[1]]) as ready:
+        made.attach("lora", adapter_of(base_folder("llama"), "llama", "dora"), verify="lock")
+        made.detach("ia3")
+        _, logits = ask(ready.model, ready.inputs, ready.prompt_length)
+    assert off_by(logits[0], alone(base, "llama", "lora", tuple(PROMPTS[0]))[1]) < TOLERANCE
+    assert off_by(logits[1], alone(base, "llama", "ia3", tuple(PROMPTS[1]))[1]) < TOLERANCE
+    assert off_by(answer(made, "lora", PROMPTS[0])[1], alone(base, "llama", "dora", tuple(PROMPTS[0]))[1]) < TOLERANCE
+    assert set(made.attached) == {"lora"}
+    with pytest.raises(ServingError, match="no variant 'ia3'"):
+        made.group_of("ia3")
+
+
+def test_an_attach_that_fails_leaves_everything_as_it_was(resident, tmp_path):
+    made = resident("llama", "lora")
+    before = dict(made.attached)
+    with pytest.raises(AdapterError):
+        made.attach("lora", tmp_path / "nothing")
+    assert dict(made.attached) == before
+    assert made.prove_base().verdict == "proved"
+
+
+def test_an_adapter_of_another_base_is_refused(resident, base_folder):
+    made = resident("gpt2")
+    with pytest.raises(MismatchError):
+        made.attach("lora", adapter_of(base_folder("llama"), "llama", "lora"), verify="lock")
+    with pytest.raises(MismatchError, match="LlamaForCausalLM"):
+        made.attach("full", adapter_of(base_folder("llama"), "llama", "full"), verify="lock")
+    assert made.attached == {}
+
+
+@pytest.mark.parametrize("name", ["base", "mixed", " "])
+def test_a_variant_cannot_take_a_name_that_means_something_else(resident, base_folder, name):
+    made = resident("llama")
+    with pytest.raises(ServingError, match="cannot be called"):
+        made.attach(name, adapter_of(base_folder("llama"), "llama", "lora"))
+
+
+def test_rows_that_must_not_share_a_pass_are_refused(resident):
+    made = resident("llama", "lora", "full")
+    assert made.group_of("base") != made.group_of("lora") != made.group_of("full") != made.group_of("base")
+    with pytest.raises(ServingError, match="cannot share a pass"), made.ready(["lora", "full"], PROMPTS[:2]):
+        pass
+    with pytest.raises(ServingError, match="cannot share a pass"), made.ready(["lora", "base"], PROMPTS[:2]):
+        pass
+
+
+@pytest.mark.parametrize(("names", "prompts"), [([], []), (["base"], [[]]), (["base"], [[1], [2]])])
+def test_a_batch_needs_a_name_and_a_token_for_each_row(resident, names, prompts):
+    with pytest.raises(ServingError, match="each row needs"), resident("llama").ready(names, prompts):
+        pass
+
+
+def test_a_choice_that_is_misspelt_is_refused_with_the_choices(resident, base_folder):
+    folder = adapter_of(base_folder("llama"), "llama", "lora")
+    with pytest.raises(ServingError, match="merge must be one of never, always, not 'yes'"):
+        resident("llama").attach("lora", folder, merge="yes")
+
+
+def test_a_classifier_is_no_base_to_be_asked(tmp_path):
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "classifier")
+    with pytest.raises(ServingError, match="does not generate text"):
+        Resident.load(tmp_path / "classifier")
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_threads_that_ask_different_variants_at_once_do_not_see_each_other(resident, base_folder, kind):
+    made = resident(kind, *NAMES)
+    mixed = [name for name in NAMES if made.attached[name].batching == "mixed"]
+    assert len(mixed) == 5
+    wrong: list[str] = []
+
+    def work(names: list[str]) -> None:
+        prompts = [PROMPTS[number % 3] for number in range(len(names))]
+        for _ in range(3):
+            with made.ready(names, prompts) as ready:
+                _, logits = ask(ready.model, ready.inputs, ready.prompt_length)
+            for row, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
+                expected = alone(str(base_folder(kind)), kind, name, tuple(prompt))[1]
+                if not off_by(logits[row], expected) < TOLERANCE:
+                    wrong.append(name)
+
+    for name in (*NAMES, "base"):  # the references, before the threads start
+        for prompt in PROMPTS:
+            alone(str(base_folder(kind)), kind, name, tuple(prompt))
+    batches = [mixed, mixed[::-1], ["prompt"], ["prefix"], ["full"], ["base"], ["lora", "lora"]]
+    threads = [threading.Thread(target=work, args=(names,)) for names in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert made.prove_base().verdict == "proved"
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_a_beam_search_over_rows_of_several_variants_is_that_of_each_alone(resident, base_folder, kind):
+    names = ["lora", "prompt", "prefix", "ia3"]
+    made = resident(kind, *names)
+    prompts = [PROMPTS[number % 3] for number in range(len(names))]
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "num_beams": 3, "do_sample": False, "pad_token_id": 0}
+    with torch.inference_mode(), made.ready(names, prompts, beams=3) as ready:
+        found = ready.model.generate(**ready.inputs, **settings)
+    for row, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
+        ids = torch.tensor([prompt])
+        tuned = load_adapter(adapter_of(base_folder(kind), kind, name), base=base_folder(kind))
+        expected = tuned.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
+        assert found[row, -4:].tolist() == expected[0, -4:].tolist(), name
+
+
+def test_a_model_that_counts_positions_past_the_padding_gets_rows_of_one_length(tmp_path):
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=96, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=48, init_std=0.3,
+        max_position_embeddings=64, bos_token_id=0, eos_token_id=1, pad_token_id=0, forced_eos_token_id=None,
+    )  # fmt: skip
+    BartForCausalLM(config).save_pretrained(tmp_path / "decoder")
+    made = Resident.load(tmp_path / "decoder")
+    assert made.passes(["base"] * 3, [[5, 6], [7, 8, 9], [11, 12]]) == [[0, 2], [1]]
+    with pytest.raises(ServingError, match="same length"), made.ready(["base"] * 2, [[5, 6], [7, 8, 9]]):
+        pass
+    plain = BartForCausalLM.from_pretrained(tmp_path / "decoder").eval()
+    with made.ready(["base"] * 2, [[5, 6], [11, 12]]) as ready:
+        tokens, _ = ask(ready.model, ready.inputs, ready.prompt_length)
+    for row, prompt in enumerate([[5, 6], [11, 12]]):
+        assert tokens[row].tolist() == ask_plain(plain, prompt)[0]
+
+
+def test_a_model_that_mixes_up_the_rows_of_a_batch_gets_one_row_a_pass(tmp_path):
+    torch.manual_seed(0)
+    config = RwkvConfig(
+        vocab_size=96, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, intermediate_size=64,
+        bos_token_id=0, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    shake(RwkvForCausalLM(config), 3).save_pretrained(tmp_path / "rwkv")
+    made = Resident.load(tmp_path / "rwkv")
+    assert made.passes(["base"] * 2, [[5, 6], [11, 12]]) == [[0], [1]]
+    with pytest.raises(ServingError, match="none"), made.ready(["base"] * 2, [[5, 6], [11, 12]]):
+        pass
+
+
+def test_an_adapter_that_grows_the_vocabulary_does_not_grow_the_bases(tmp_path):
+    base = save_base("llama", tmp_path / "llama")
+    model = load_plain(base)
+    model.resize_token_embeddings(100)
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        target_modules=["q_proj"],
+        r=2,
+        trainable_token_indices={"embed_tokens": [96, 97, 98, 99]},
+    )
+    shake(get_peft_model(model, config), 5).save_pretrained(tmp_path / "grown", save_embedding_layers=False)
+    made = Resident.load(base)
+    variant = made.attach("grown", tmp_path / "grown", verify="lock")
+    assert made.model.get_input_embeddings().weight.shape[0] == 96
+    assert made.prove_base().verdict == "proved"
+    prompt = [5, 97, 40]
+    expected = load_adapter(tmp_path / "grown", base=base)
+    ids = torch.tensor([prompt])
+    _, logits = ask(expected, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    assert off_by(answer(made, "grown", prompt)[1], logits[0]) < TOLERANCE
+    assert variant.batching_reason
+
+
+def test_a_second_base_of_another_seed_gives_other_answers(tmp_path):
+    # So that the comparisons above could fail.
+    base = save_base("llama", tmp_path / "llama")
+    one = make_adapter(base, "llama", "lora", tmp_path / "lora")
+    made = Resident.load(base)
+    made.attach("lora", one, verify="lock")
+    assert off_by(answer(made, "lora", PROMPTS[0])[1], answer(made, "base", PROMPTS[0])[1]) > 100 * TOLERANCE
