@@ -81,7 +81,7 @@ class PrefixTuning(SoftPrompt):
         return len(shapes), heads, head_size
 
     def finish(self, model: nn.Module) -> nn.Module:
-        return settle_when_loaded(model)
+        return settle_when_loaded(model) if self.prefix_projection == "on" else model
 
     def check_arguments(self, arguments: Any) -> None:
         if getattr(arguments, "gradient_checkpointing", False):

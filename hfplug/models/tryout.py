@@ -65,7 +65,8 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
     try:
         with at_rest(model), torch.enable_grad():
             output = model(**inputs)
-            output.logits.float().square().mean().backward()
+            logits = [value for name, value in output.items() if name.endswith("logits")]
+            torch.stack([one.float().square().mean() for one in logits]).sum().backward()
     except Exception as error:  # whatever a model of any kind raises: the user gets one sentence
         raise MethodError(f"{method.name} does not work on this {kind} model: {first_line(error)}", fix=fix) from error
     finally:

@@ -35,6 +35,19 @@ def extra_positions(model: Any) -> int:
     return int(config.num_virtual_tokens)
 
 
+def prompt_network(model: Any) -> list[str]:
+    """Names of the trained tensors of a network that computes the prompt; it is not saved, only what it gives.
+
+    Args:
+        model: A ``PeftModel``.
+    """
+    return [
+        name
+        for name, one in model.named_parameters()
+        if one.requires_grad and name.startswith("prompt_encoder.") and not name.endswith(".embedding.weight")
+    ]
+
+
 def soft_forward(model: Any, kwargs: dict[str, Any], plain: Callable[..., Any]) -> Any:
     """The forward pass of a soft-prompted model, with outputs that are as long as its inputs.
 
@@ -70,6 +83,7 @@ def soft_forward(model: Any, kwargs: dict[str, Any], plain: Callable[..., Any]) 
             kwargs["labels"] = torch.cat([front, kwargs["labels"]], dim=1)
         but = ("logits",) if task_type == CLASSIFICATION else ()
         outputs = _cut(plain(**kwargs, return_dict=True), length, extra, but=but)
+    _cut_prefix(outputs, int(model.active_peft_config.num_virtual_tokens))
     return outputs.to_tuple() if wants_tuple else outputs
 
 
@@ -179,6 +193,16 @@ def _cut_encoder(outputs: Any, length: int, extra: int) -> None:
             outputs[name] = _cut_value(outputs[name], length, extra, both="attentions" in name)
         elif extra and name == "cross_attentions":
             outputs[name] = tuple(item[..., extra:] for item in outputs[name])
+
+
+def _cut_prefix(outputs: Any, prefix: int) -> None:
+    """Cut the keys of a prefix, which no query stands for, off the attention to the input itself."""
+    for name in list(outputs.keys()):
+        if name in ("attentions", "decoder_attentions") and outputs[name] is not None:
+            outputs[name] = tuple(
+                one[..., prefix:] if one is not None and one.shape[-1] == one.shape[-2] + prefix else one
+                for one in outputs[name]
+            )
 
 
 def _with_loss(outputs: Any, loss: torch.Tensor) -> Any:

@@ -29,6 +29,7 @@ from hfplug.training.plug_losses import NeftuneCallback, smoothed_loss
 from hfplug.training.plug_model import plug_model
 from hfplug.training.plug_optimizer import refill_optimizer, set_learning_rate
 from hfplug.training.plug_push import push_settings
+from hfplug.training.plug_soft import prompt_network
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +167,12 @@ def refuse_other_kind(checkpoint: Any, method: TuningMethod, model: Any) -> None
     folder = Path(str(checkpoint))
     has_adapter = (folder / "adapter_config.json").is_file()
     has_full = any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+    if is_plugged(model) and has_adapter and prompt_network(model):
+        raise MismatchError(
+            f"{method.name} computes its prompt by a network, which PEFT does not save: {str(folder)!r} holds what the "
+            "network gave, and training cannot go on from that.",
+            fix="Start afresh in another output folder.",
+        )
     if is_plugged(model) and has_full and not has_adapter:
         raise MismatchError(
             f"{str(folder)!r} holds a fully tuned model, and this run is {method.name}.",

@@ -14,7 +14,7 @@ from hfplug.models.factory import applied_to
 from hfplug.models.memory import tensor_bytes, weight_bytes, weight_tensors
 from hfplug.training.guard import check_trainable
 from hfplug.training.plug_exchange import is_plugged
-from hfplug.training.plug_soft import extra_positions
+from hfplug.training.plug_soft import extra_positions, prompt_network
 from hfplug.training.preflight_sample import Sample
 from hfplug.training.tensor_memory import TensorMemory
 
@@ -182,6 +182,8 @@ def survives_saving(trainer: Any, sample: Sample) -> Result:
     model = trainer.model
     if not is_plugged(model) or _is_sharded(trainer):
         return "skipped", "only an adapter on one device is tried", ""
+    if prompt_network(model):  # loading puts what it gave in its place, and it would train no more
+        return "skipped", "the prompt is computed by a network, which is not saved: only what it gives is", ""
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     before = {name: one.detach().clone() for name, one in trained.items()}
     state, mode = model._hfplug.state, model.training
