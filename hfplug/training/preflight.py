@@ -135,6 +135,7 @@ CHECKS: tuple[Check, ...] = (
     preflight_model.adapter_size,
     preflight_model.gradients,
     preflight_model.output_lengths,
+    preflight_model.loss_counting,
     preflight_model.peak_memory,
     preflight_model.survives_saving,
 )

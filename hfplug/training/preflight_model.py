@@ -131,6 +131,28 @@ def gradients(trainer: Any, sample: Sample) -> Result:
     return "ok", f"all of {len(trained)} trainable tensors get a gradient{more}; loss {loss.item():.4g}", ""
 
 
+def loss_counting(trainer: Any, sample: Sample) -> Result:
+    """Does the model divide its loss by the labels of all micro-batches, as Trainer expects it to?"""
+    parts = trainer.args.gradient_accumulation_steps * trainer.args.world_size
+    if parts == 1 or not trainer.model_accepts_loss_kwargs or _is_sharded(trainer):
+        return "ok", "one batch a step, or the Trainer divides the loss itself", ""
+    batch = sample.need_batch()
+    trainer.model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        counted = trainer.model(**batch, num_items_in_batch=torch.tensor(10.0))["loss"]
+        other = trainer.model(**batch, num_items_in_batch=torch.tensor(20.0))["loss"]
+    if torch.equal(counted, other):
+        return (
+            "note",
+            (
+                f"this {trainer.model.config.model_type} model ignores the number of labels that Trainer passes: the "
+                f"logged loss and the gradient are those of {parts} batches added up, not averaged, with full tuning too."
+            ),
+            "Compare runs of equal gradient_accumulation_steps and processes only.",
+        )
+    return "ok", f"the loss is averaged over the labels of {parts} batches", ""
+
+
 def output_lengths(trainer: Any, sample: Sample) -> Result:
     """Are logits as long as labels, as a script's metrics need them?"""
     batch, shapes = sample.need_batch(), sample.findings.get("outputs", {})

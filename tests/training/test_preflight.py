@@ -162,6 +162,13 @@ def test_a_rate_for_full_tuning_is_noted_with_the_one_to_use(bases, tmp_path):
     assert one.verdict == "note" and "learning_rate=0.3" in one.fix and "auto" in one.fix
 
 
+def test_a_model_that_adds_up_the_losses_of_its_micro_batches_is_noted(bases, tmp_path):
+    one = found(trainer_for(bases, tmp_path, "t5", gradient_accumulation_steps=4))["loss counting"]
+    assert one.verdict == "note" and "4 batches added up" in one.saw
+    other = found(trainer_for(bases, tmp_path / "b", "llama", gradient_accumulation_steps=4))["loss counting"]
+    assert other.verdict == "ok"
+
+
 def test_a_check_that_fails_does_not_stop_the_run(bases, tmp_path):
     trainer = trainer_for(bases, tmp_path, collator=lambda rows: 1 / 0)
     assert found(trainer)["gradients"].verdict == "skipped"

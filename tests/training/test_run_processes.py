@@ -1,0 +1,39 @@
+"""``hfplug run`` under torchrun and accelerate: two processes on the CPU, one writer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from plug_samples import SCRIPTS, dialogues, launch, make_base, python, training_flags
+from safetensors.torch import load_file
+
+import hfplug
+
+pytestmark = pytest.mark.slow
+
+STARTERS = {
+    "torchrun": ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"),
+    "accelerate": ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+}
+
+
+@pytest.mark.parametrize("starter", STARTERS)
+@pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
+def test_two_processes_train_one_adapter(tmp_path, starter, method):
+    base = make_base("llama", tmp_path / "base")
+    train, evaluation = dialogues(tmp_path)
+    data = ["--model_name_or_path", base, "--train_file", train, "--validation_file", evaluation]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    words = ["--method", method, SCRIPTS / "language_model.py", *data]
+    launch("run", *words, *training_flags(alone))
+    extra = ("--rdzv-endpoint", "localhost:0") if starter == "torchrun" else ("--main_process_port", "0")
+    flags = training_flags(together, per_device_train_batch_size=2)
+    done = python(*STARTERS[starter], *extra, "-m", "hfplug", "run", *words, *flags)
+    assert done.stderr.count(f"hfplug: {method} is on the script's") == 1
+    # The same rows a step, shared between two processes.
+    ours, theirs = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (together, alone))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in ours)
+    assert any(one.abs().sum() > 0 for one in ours.values())
+    assert hfplug.AdapterDir.open(together / "adapter").record.batch_size == 4
+    assert hfplug.verify_adapter(together / "adapter", base=base).verdict == "same"
