@@ -146,7 +146,7 @@ def loss_counting(trainer: Any, sample: Sample) -> Result:
             "note",
             (
                 f"this {trainer.model.config.model_type} model ignores the number of labels that Trainer passes: the "
-                f"logged loss and the gradient are those of {parts} batches added up, not averaged, with full tuning too."
+                f"logged loss and the gradient are those of {parts} batches added up, under full tuning too."
             ),
             "Compare runs of equal gradient_accumulation_steps and processes only.",
         )

@@ -1,0 +1,74 @@
+"""``hfplug diff``: the two lines that do to a script what ``hfplug run`` does without them."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+import pytest
+from plug_samples import SCRIPTS, dialogues, make_base, training_flags
+
+import hfplug
+from hfplug.cli.main import main
+from hfplug.errors import TrainingError
+from hfplug.training.plug_edit import edit_source
+
+SMALL = '''"""Doc."""
+import os
+
+class Mine(Trainer):
+    pass
+
+def main():
+    trainer = Mine(
+        model=model,
+    )
+    trainer.train()
+'''
+
+
+def test_two_lines_are_added_and_nothing_else():
+    added = edit_source(SMALL, "lora", {"r": 4}).splitlines()
+    assert [line for line in added if line not in SMALL.splitlines()] == [
+        "import hfplug",
+        '    hfplug.plug(trainer, "lora", r=4)',
+    ]
+    assert added[2] == "import hfplug" and added[added.index("    )") + 1].strip().startswith("hfplug.plug")
+
+
+def test_the_line_ends_stay_as_they_are():
+    windows = SMALL.replace("\n", "\r\n")
+    assert edit_source(windows, "lora") == edit_source(SMALL, "lora").replace("\n", "\r\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("print(1)\n", "no statement such as"),
+        ("import hfplug\ntrainer = Trainer()\n", "imports hfplug already"),
+        ("trainer = = 3", "cannot be read as Python"),
+    ],
+)
+def test_what_cannot_be_edited_is_said(code, message):
+    with pytest.raises(TrainingError, match=message):
+        edit_source(code, "lora")
+
+
+def test_an_edited_script_trains_an_adapter(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "theirs.py"
+    original = (SCRIPTS / "summarize.py").read_text(encoding="utf-8")
+    path.write_text(original, encoding="utf-8")
+    assert main(["diff", "--method", "prompt_tuning", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert path.read_text(encoding="utf-8") == original
+    assert [line for line in printed.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")] == [
+        "+import hfplug",
+        '+    hfplug.plug(trainer, "prompt_tuning")',
+    ]
+    assert main(["diff", "--method", "prompt_tuning", str(path), "--write"]) == 0
+    train, evaluation = dialogues(tmp_path)
+    flags = ["--model_name_or_path", make_base("t5", tmp_path / "base"), "--train_file", train]
+    flags += ["--validation_file", evaluation, "--do_train", *training_flags(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, flags)])
+    runpy.run_path(str(path), run_name="__main__")
+    assert hfplug.AdapterDir.open(tmp_path / "out" / "adapter").record.method == "prompt_tuning"
