@@ -78,6 +78,8 @@ class PluggedTrainer(Trainer):
             refill_optimizer(getattr(self.optimizer, "optimizer", self.optimizer), self.model)
         if self.hfplug_plan.before_training is not None and applied_to(self.model) is not None:
             self.hfplug_plan.before_training(self)
+        if applied_to(self.model) is not None:
+            forget_evaluation(self)
         return super().train(*args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
@@ -151,6 +153,24 @@ def settle(trainer: Any) -> None:
         )
         trainer.args.learning_rate = advice.value
         set_learning_rate(trainer.optimizer, trainer.lr_scheduler, advice.value)
+
+
+def forget_evaluation(trainer: Any) -> None:
+    """Have the model wrapped for several processes although it was evaluated before it trains.
+
+    accelerate takes a model that was prepared for an evaluation for one that is prepared, and wraps it no more when it
+    trains (1.15): each process would train an adapter of its own, without a word.
+
+    Args:
+        trainer: A plugged Trainer that is about to train.
+    """
+    accelerator = trainer.accelerator
+    if trainer.args.world_size <= 1 or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return
+    if trainer.model_wrapped is not trainer.model:
+        return
+    accelerator._models = [one for one in accelerator._models if one is not trainer.model]
+    trainer.model.__dict__.pop("_is_accelerate_prepared", None)
 
 
 def refuse_other_kind(checkpoint: Any, method: TuningMethod, model: Any) -> None:

@@ -15,6 +15,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
     default_data_collator,
+    set_seed,
 )
 
 
@@ -32,6 +33,7 @@ def main():
         arguments, training_args = parser.parse_json_file(os.path.abspath(sys.argv[1]))
     else:
         arguments, training_args = parser.parse_args_into_dataclasses()
+    set_seed(training_args.seed)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     model = AutoModelForCausalLM.from_pretrained(arguments.model_name_or_path)
     raw = load_dataset("json", data_files={"train": arguments.train_file, "validation": arguments.validation_file})
