@@ -150,8 +150,11 @@ class Engine:
             self._sweep()
             if not self._queue:
                 return []
-            key = self._share_key(self._queue[0])
-            jobs = [job for job in self._queue if self._share_key(job) == key][: self._max_rows]
+            first = self._queue[0]
+            key = self._share_key(first)
+            sharing = [job for job in self._queue if self._share_key(job) == key]
+            # Its own variant's first: the fewer variants in a pass, the less there is to route.
+            jobs = sorted(sharing, key=lambda job: job.version is not first.version)[: self._max_rows]
             chosen = set(map(id, jobs))
             self._queue = [job for job in self._queue if id(job) not in chosen]
             self._running.extend(jobs)
