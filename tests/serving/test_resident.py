@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +201,45 @@ def test_a_model_that_mixes_up_the_rows_of_a_batch_gets_one_row_a_pass(tmp_path)
     assert made.passes(["base"] * 2, [[5, 6], [11, 12]]) == [[0], [1]]
     with pytest.raises(ServingError, match="cannot share a pass"), made.ready(["base"] * 2, [[5, 6], [11, 12]]):
         pass
+
+
+def test_a_variant_says_how_far_its_answers_are_from_its_authors(make_shop, tmp_path):
+    shop = make_shop("llama")
+    made = Resident.load(shop.base)
+    same = made.attach("lora", shop.adapters["lora"]).probe
+    assert same is not None
+    assert same.verdict == "same"
+    changed = shutil.copytree(shop.adapters["lora"], tmp_path / "changed")
+    lock = json.loads((changed / "hfplug_lock.json").read_text())
+    lock["probe"]["inputs"][0]["values"][0][0] += 10
+    (changed / "hfplug_lock.json").write_text(json.dumps(lock))
+    other = made.attach("other", changed).probe  # it is attached: whoever shows it has to say so
+    assert other is not None
+    assert other.verdict == "different"
+    assert made.attach("unasked", changed, verify="lock").probe is None
+
+
+def test_an_adapter_whose_weights_were_changed_since_its_export_is_refused(make_shop, tmp_path):
+    shop = make_shop("llama")
+    changed = shutil.copytree(shop.adapters["lora"], tmp_path / "changed")
+    weights = changed / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(AdapterError, match="not the file that was exported"):
+        Resident.load(shop.base).attach("lora", changed)
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_rows_of_several_variants_share_a_pass_in_bfloat16_too(base_folder, kind):
+    base = base_folder(kind)
+    made = Resident.load(base, dtype="bfloat16")
+    names = ["lora", "prompt", "layer_norm"]
+    for name in names:
+        assert made.attach(name, adapter_of(base, kind, name), verify="lock").batching == "mixed"
+    with made.ready(names, PROMPTS) as ready:
+        _, logits = ask(ready.model, ready.inputs, ready.prompt_length)
+    for row, (name, prompt) in enumerate(zip(names, PROMPTS, strict=True)):
+        _, expected = ask_plain(load_adapter(adapter_of(base, kind, name), base=base, dtype="bfloat16"), prompt)
+        assert off_by(logits[row, 0].float(), expected[0].float()) < 0.1
 
 
 def save_tuned(base: Path, config: Any, folder: Path) -> Path:
