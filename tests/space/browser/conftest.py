@@ -103,6 +103,19 @@ def space(tmp_path_factory, filled_hub, variant_folders):
 
 
 @pytest.fixture
+def runs(space, monkeypatch):
+    """Every run that the Space starts in this test, as it goes."""
+    started, ask = [], space.opened.ask
+
+    def noted(asking):
+        started.append(ask(asking))
+        return started[-1]
+
+    monkeypatch.setattr(space.opened, "ask", noted)
+    return started
+
+
+@pytest.fixture
 def visit(browser, space, screenshots, request):
     """``visit(width=1280, theme="light", query="")``: somebody opens the page, whose console must stay empty."""
     opened = []
