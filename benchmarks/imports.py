@@ -17,6 +17,9 @@ COMMANDS = {
     "hfplug --help": ["-m", "hfplug", "--help"],
     "hfplug demo --help": ["-m", "hfplug", "demo", "--help"],
     "hfplug study --help": ["-m", "hfplug", "study", "--help"],
+    "hfplug export --help": ["-m", "hfplug", "export", "--help"],
+    "hfplug compare --help": ["-m", "hfplug", "compare", "--help"],
+    "hfplug space --help": ["-m", "hfplug", "space", "--help"],
     "hfplug methods": ["-m", "hfplug", "methods"],
 }
 

@@ -6,8 +6,9 @@ For 2, 4 and 8 LoRA adapters, and for a short and a long prompt, the same rows (
 * by PEFT: one model that holds all adapters, ``set_adapter`` and ``generate`` for one row after the other.
 
 The two take turns, so that whatever else the machine does falls on both; printed is the median of the ratios of
-neighbours, with its quartiles, above 1 where the mixed batch is faster, and in how many rows the two gave the same
-tokens. At the end: what a ``hfplug.Service`` with all the adapters decides by itself. The adapters have random weights.
+neighbours, with its quartiles, above 1 where the mixed batch is faster; the same ratio of processor time, which says
+more on a busy machine (set OMP_NUM_THREADS=1); and in how many rows the two gave the same tokens. At the end: what
+a ``hfplug.Service`` with all the adapters decides by itself. The adapters have random weights.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
         adapters = sorted(Path(folder).iterdir())
         mixed, apart = load_mixed(base, adapters, parsed.new), load_peft(base, adapters, parsed.new)
         print(f"{Path(base).name}, LoRA of rank {parsed.rank}, {parsed.new} new tokens, {parsed.rounds} pairs a line\n")
-        print("adapters  prompt    mixed   by PEFT   ratio  (quartiles)      same rows")
+        print("adapters  prompt    mixed   by PEFT   ratio  (quartiles)      processor   same rows")
         for length in (parsed.short, parsed.long):
             for count in COUNTS:
                 prompts = make_prompts(base, count, length)
@@ -133,20 +134,23 @@ def compare(
 ) -> None:
     """Take turns and print a line."""
     times: dict[str, list[float]] = {"mixed": [], "apart": []}
+    busy = {"mixed": 0.0, "apart": 0.0}
     # The first turn warms up, and is the one whose tokens are compared.
     same = sum(one == other for one, other in zip(mixed(prompts), apart(prompts), strict=True))
     for turn in range(rounds):
         order = (("mixed", mixed), ("apart", apart))
         for name, answer in order if turn % 2 == 0 else order[::-1]:
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             answer(prompts)
             times[name].append(time.perf_counter() - began)
+            busy[name] += time.process_time() - used
     ratios = [slow / fast for fast, slow in zip(times["mixed"], times["apart"], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
+    used_less = busy["apart"] / busy["mixed"]
     one, other = (statistics.median(times[name]) for name in ("mixed", "apart"))
     print(
         f"{len(prompts):>8}  {length:>6}  {one:>6.2f} s {other:>7.2f} s"
-        f"  {middle:>5.2f}   ({low:.2f} to {high:.2f})   {same} of {len(prompts)}",
+        f"  {middle:>5.2f}   ({low:.2f} to {high:.2f})   {used_less:>9.2f}   {same} of {len(prompts)}",
         flush=True,
     )
 

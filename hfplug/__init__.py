@@ -19,9 +19,12 @@ _PUBLIC = {
     "Asked": "hfplug.serving.asked",
     "BaseModelError": "hfplug.errors",
     "BatchingDecision": "hfplug.serving.info",
+    "BitFit": "hfplug.methods",
+    "Bottleneck": "hfplug.methods",
     "CompareSettings": "hfplug.comparison.compare_settings",
     "DataError": "hfplug.errors",
     "Decoding": "hfplug.serving.decoding",
+    "Dora": "hfplug.methods",
     "Exported": "hfplug.serving.export",
     "Full": "hfplug.methods",
     "HfplugError": "hfplug.errors",
@@ -33,6 +36,7 @@ _PUBLIC = {
     "HubQuotaError": "hfplug.errors",
     "HubRejectedError": "hfplug.errors",
     "HubUnavailableError": "hfplug.errors",
+    "IA3": "hfplug.methods",
     "Limits": "hfplug.serving.info",
     "Lock": "hfplug.adapters.lock",
     "Lora": "hfplug.methods",
@@ -41,9 +45,12 @@ _PUBLIC = {
     "MethodError": "hfplug.errors",
     "MismatchError": "hfplug.errors",
     "MissingExtraError": "hfplug.errors",
+    "Norms": "hfplug.methods",
     "Outbox": "hfplug.hub.outbox",
     "OutboxError": "hfplug.errors",
+    "PTuning": "hfplug.methods",
     "Piece": "hfplug.serving.asked",
+    "PrefixTuning": "hfplug.methods",
     "Preprocessor": "hfplug.training.preprocess",
     "Preview": "hfplug.hub.push",
     "ProbeResult": "hfplug.adapters.probe",
@@ -63,6 +70,7 @@ _PUBLIC = {
     "StudyError": "hfplug.errors",
     "StudySettings": "hfplug.comparison.study_settings",
     "Task": "hfplug.adapters.task",
+    "TopLayers": "hfplug.methods",
     "TrainingError": "hfplug.errors",
     "TuningMethod": "hfplug.methods",
     "UnsafeFileError": "hfplug.errors",
@@ -86,12 +94,12 @@ _PUBLIC = {
     "make_method_arguments": "hfplug.training.arguments",
     "merge_adapter": "hfplug.adapters.merge",
     "method_names": "hfplug.methods",
+    "methods_for": "hfplug.models.applicable",
     "plug": "hfplug.training.plug",
     "preview_push": "hfplug.hub.push",
     "pull_adapter": "hfplug.hub.pull",
     "push_adapter": "hfplug.hub.push",
     "read_report": "hfplug.comparison.report",
-    "methods_for": "hfplug.models.applicable",
     "register_method": "hfplug.methods",
     "register_peft_types": "hfplug.methods",
     "render_table": "hfplug.comparison.table",
@@ -165,10 +173,18 @@ if TYPE_CHECKING:
     from hfplug.hub.push import preview_push as preview_push
     from hfplug.hub.push import push_adapter as push_adapter
     from hfplug.hub.send import Sent as Sent
+    from hfplug.methods import IA3 as IA3
+    from hfplug.methods import BitFit as BitFit
+    from hfplug.methods import Bottleneck as Bottleneck
+    from hfplug.methods import Dora as Dora
     from hfplug.methods import Full as Full
     from hfplug.methods import Lora as Lora
+    from hfplug.methods import Norms as Norms
+    from hfplug.methods import PrefixTuning as PrefixTuning
     from hfplug.methods import PromptTuning as PromptTuning
+    from hfplug.methods import PTuning as PTuning
     from hfplug.methods import QLora as QLora
+    from hfplug.methods import TopLayers as TopLayers
     from hfplug.methods import TuningMethod as TuningMethod
     from hfplug.methods import get_method as get_method
     from hfplug.methods import method_names as method_names

@@ -117,15 +117,8 @@ def merge_adapter(
     """
     adapter = adapter if isinstance(adapter, AdapterDir) else AdapterDir.open(adapter)
     method = _check_request(adapter, out, dtype, check, into)
-    found = resolve_base(
-        _base_name(adapter, base),
-        revision=revision or (adapter.base_revision if base is None else None),
-        trust_remote_code=trust_remote_code,
-        num_labels=count_saved_labels(adapter),
-        token=token,
-        offline=offline,
-    )
-    _refuse_quantised(found)
+    places: dict[str, Any] = {"token": token, "offline": offline}
+    found = _find_base(adapter, base, revision, trust_remote_code=trust_remote_code, **places)
     check_files(adapter)
     check_finite(adapter)
     job = _Job(
@@ -136,25 +129,10 @@ def merge_adapter(
         dtype=dtype,
         into=into,
         check=check,
-        tokenizer=find_tokenizer(adapter, found, token=token, offline=offline),
-        options={"token": token, "offline": offline},
+        tokenizer=find_tokenizer(adapter, found, **places),
+        options=places,
     )
-    place = Path(os.path.realpath(out))
-    building = atomic.make_temporary_folder(place)
-    try:
-        merged = job.build(building, place.name)
-        atomic.sync_tree(building)
-        old = atomic.replace_folder(building, place)
-    except BaseException as error:
-        shutil.rmtree(building, ignore_errors=True)
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
-            raise
-        raise AdapterError(
-            f"The merged model cannot be written to {place}: {error}.",
-            fix="Nothing was left there. Make room, or pass a folder on another disk.",
-        ) from error
-    if old is not None:
-        old.rmdir()  # it was empty
+    merged = _write_in_one_step(job, Path(os.path.realpath(out)))
     return dataclasses.replace(merged, adapter=AdapterDir.open(out))
 
 
@@ -328,6 +306,26 @@ class _Job:
         atomic.write_text(folder / CARD, render_card(AdapterDir.open(folder), name=name))
 
 
+def _write_in_one_step(job: _Job, place: Path) -> Merged:
+    """Build the folder beside its place, check it, and put it there; what fails leaves nothing."""
+    building = atomic.make_temporary_folder(place)
+    try:
+        merged = job.build(building, place.name)
+        atomic.sync_tree(building)
+        old = atomic.replace_folder(building, place)
+    except BaseException as error:
+        shutil.rmtree(building, ignore_errors=True)
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
+        raise AdapterError(
+            f"The merged model cannot be written to {place}: {error}.",
+            fix="Nothing was left there. Make room, or pass a folder on another disk.",
+        ) from error
+    if old is not None:
+        old.rmdir()  # it was empty
+    return merged
+
+
 def _check_request(adapter: AdapterDir, out: str | os.PathLike[str], dtype: str, check: str, into: str) -> TuningMethod:
     """What can be refused before anything is read; the method of the adapter."""
     choices = {"dtype": (dtype, DTYPES), "check": (check, _CHECKS), "into": (into, INTO)}
@@ -371,20 +369,19 @@ def _or_with_peft(adapter: AdapterDir) -> str:
     return " or PEFT (hfplug export … --for peft)" if is_of_peft(adapter) else ""
 
 
-def _base_name(adapter: AdapterDir, base: str | Path | None) -> str:
+def _find_base(adapter: AdapterDir, base: str | Path | None, revision: str | None, **options: Any) -> Base:
     name = str(base) if base is not None else adapter.base_name
     if not name:
         raise AdapterError(
             f"The adapter in {str(adapter.path)!r} does not say which base it is for.",
             fix="Pass --base with its repo id or folder (base= in Python).",
         )
-    return name
-
-
-def _refuse_quantised(base: Base) -> None:
-    if getattr(base.config, "quantization_config", None):
+    revision = revision or (adapter.base_revision if base is None else None)
+    found = resolve_base(name, revision=revision, num_labels=count_saved_labels(adapter), **options)
+    if getattr(found.config, "quantization_config", None):
         raise AdapterError(
-            f"The weights of the base {base.name!r} are stored quantised; merged into them, most of what the adapter"
+            f"The weights of the base {found.name!r} are stored quantised; merged into them, most of what the adapter"
             " has learnt would be rounded away.",
             fix="Pass --base with the unquantised model that it was made from (base= in Python).",
         )
+    return found

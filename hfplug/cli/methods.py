@@ -15,12 +15,18 @@ DESCRIPTION = "The tuning methods: what each one trains, its settings with defau
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
+    add_flag(parser, "base", help="repo id or folder of a base: say as well whether each method works on it")
     add_flag(parser, "json", action="store_true", help="print JSON")
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Print the table."""
     rows = [_describe(name) for name in method_names()]
+    if parsed.base:
+        from hfplug.models.applicable import methods_for
+
+        for name, why_not in methods_for(parsed.base).items():
+            next(row for row in rows if row["name"] == name)["on_base"] = why_not or "works"
     if parsed.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -29,6 +35,8 @@ def run(parsed: argparse.Namespace) -> int:
         print(f"    {row['summary']}")
         print(f"    paper: {row['paper']}")
         print(f"    merging: {row['merging']}")
+        if "on_base" in row:
+            print(f"    on {parsed.base}: {row['on_base']}")
         for setting in row["settings"]:
             print(f"    --{setting['flag']} = {setting['default']}    {setting['help']}{setting['range']}")
         print()

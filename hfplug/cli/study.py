@@ -82,7 +82,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 def closing_words(out: Path, report: Any) -> str:
     """What to look at next."""
-    proved = {True: "proved untouched", False: "CHANGED during the study", None: "not checked"}
+    proved = {True: "proved untouched", False: "CHANGED meanwhile", None: "not checked"}
     adapters = [variant for variant in report.variants if variant.adapter_path]
     lines = [
         f"The base is {proved[report.base_untouched]}.",

@@ -23,6 +23,7 @@ from hfplug.methods.p_tuning import PTuning
 from hfplug.methods.prefix_tuning import PrefixTuning
 from hfplug.methods.prompt_tuning import PromptTuning
 from hfplug.methods.qlora import QLora
+from hfplug.methods.top_layers import TopLayers
 from hfplug.methods.tuners.names import register_peft_types
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "PromptTuning",
     "QLora",
     "Quantization",
+    "TopLayers",
     "TuningMethod",
     "get_method",
     "method_names",

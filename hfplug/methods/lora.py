@@ -12,6 +12,7 @@ file decides where it goes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -23,6 +24,11 @@ from hfplug.methods.settings import setting
 if TYPE_CHECKING:
     from peft import PeftConfig
 
+logger = logging.getLogger(__name__)
+
+# State-space kernels read these weights instead of calling the layers, so that an adapter there would be left out on a
+# GPU; PEFT refuses the first.
+_READ_DIRECTLY = {"out_proj", "dt_proj"}
 GROUPS = ("attention", "feed_forward", "all-linear")
 INITIALISATIONS = ("default", "gaussian", "pissa", "olora", "orthogonal")
 
@@ -92,13 +98,23 @@ class Lora(TuningMethod):
 def _targets(method: Lora, anatomy: AnatomyView) -> Any:
     """The layers that the settings ask for, as the shortest names that mean just them.
 
-    An architecture whose attention is not made of modules that say so gets PEFT's own choice, if it has one.
+    An architecture whose attention is not made of modules that say so gets PEFT's own choice, if it has one, or else
+    the other linear layers of its blocks (Mamba's, or XLNet's feed-forward part).
 
     Raises:
         MethodError: if a group is empty on this model, or a name matches no layer.
     """
-    if method.target_modules == ("attention",) and not anatomy.attention and _peft_knows(anatomy.model_type):
-        return None
+    if method.target_modules == ("attention",) and not anatomy.attention:
+        if _peft_knows(anatomy.model_type):
+            return None
+        instead = tuple(name for name in anatomy.feed_forward if name.rpartition(".")[2] not in _READ_DIRECTLY)
+        if instead:
+            logger.warning(
+                "%s: this %s model has no attention layers, so it goes on the linear layers of its blocks.",
+                method.name,
+                anatomy.model_type,
+            )
+            return shortest_names(instead, anatomy.modules)
     wanted: dict[str, None] = {}
     for item in method.target_modules or ("attention",):
         found = _matching(item, anatomy)

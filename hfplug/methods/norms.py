@@ -37,5 +37,5 @@ class Norms(Selective):
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """Scales start near one and few of them move, so the rate is far above that of full fine-tuning."""
-        value = 1e-2 if anatomy.parameters < 50e6 else 1e-3
-        return LearningRate(value=value, low=5e-5, high=1e-1, source="hfplug, benchmarks/demo_rates.py")
+        value = 5e-2 if anatomy.parameters < 50e6 else 1e-3
+        return LearningRate(value=value, low=5e-5, high=3e-1, source="hfplug, benchmarks/demo_rates.py")

@@ -96,7 +96,7 @@ class PrefixTuning(SoftPrompt):
         at the scale of one are moved themselves (Liu et al. 2022, P-tuning v2, appendix A: 5e-3 to 1e-2)."""
         if self.prefix_projection == "on":
             return LearningRate(value=1e-3, low=1e-5, high=1e-2, source="Li and Liang 2021, section 5.3 (5e-5)")
-        value = 3e-2 if anatomy.parameters < 1e9 else 1e-2
+        value = 0.2 if anatomy.parameters < 50e6 else 3e-2 if anatomy.parameters < 1e9 else 1e-2
         return LearningRate(value=value, low=1e-4, high=1.0, source="Liu et al. 2022, P-tuning v2, section 4")
 
     def virtual_tokens(self) -> int:

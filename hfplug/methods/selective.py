@@ -14,6 +14,7 @@ import types
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfplug.errors import MethodError
 from hfplug.methods.lora import shortest_names
 from hfplug.methods.method import AnatomyView, TuningMethod, modules_to_save
 
@@ -45,8 +46,17 @@ class Selective(TuningMethod):
         for layer in list(model.modules()):
             if isinstance(layer, LNTuningLayer):
                 for copied in layer.ln_tuning_layers.values():
-                    _train_in_float32(copied)
+                    self._refuse_quantised(copied)
+                    for inner in copied.modules():
+                        _train_in_float32(inner)
         return model
+
+    def _refuse_quantised(self, copied: nn.Module) -> None:
+        if any(hasattr(parameter, "quant_state") for parameter in copied.parameters()):
+            raise MethodError(
+                f"{self.name} trains layers of the base, and these are held in 4 bits, which cannot be trained.",
+                fix="Load the base without a quantization_config, or use qlora.",
+            )
 
 
 def _train_in_float32(copied: nn.Module) -> None:

@@ -19,12 +19,14 @@ from hfplug.models.layout import (
     attention_module,
     attention_outputs,
     bias_layers,
+    block_stacks,
     feed_forward_blocks,
     feed_forward_outputs,
     is_inside,
     is_linear,
     key_value_layers,
     norm_layers,
+    weighted_layers,
 )
 
 _ROUTER = re.compile(r"(^|\.)(gate|router|wg|shared_expert_gate)(\.|$)|router", re.IGNORECASE)
@@ -49,6 +51,8 @@ class Anatomy:
         attention_output: Those of ``attention`` that lead back to the width of the model, one an attention module.
         feed_forward_output: Those of ``feed_forward`` that lead back to the width of the model, one a block.
         feed_forward_block: Modules that are the whole feed-forward part of a block, where one module is.
+        blocks: The numbered blocks of each stack, the decoder's last.
+        weighted: Modules that hold weights themselves, the outermost where one holds another.
         norms: Normalisation layers with weights.
         biases: Layers that add a trained vector to their output.
         transposed: Those of ``linear`` that hold their weight as (in, out): GPT-2's ``Conv1D``.
@@ -75,6 +79,8 @@ class Anatomy:
     attention_output: tuple[str, ...]
     feed_forward_output: tuple[str, ...]
     feed_forward_block: tuple[str, ...]
+    blocks: tuple[tuple[str, ...], ...]
+    weighted: tuple[str, ...]
     norms: tuple[str, ...]
     biases: tuple[str, ...]
     transposed: tuple[str, ...]
@@ -84,6 +90,10 @@ class Anatomy:
     tokenizer_source: str | None = None
     revision: str | None = None
     cache_reader: Callable[[], tuple[Any, ...]] = field(default=tuple, repr=False, compare=False)
+
+    def layers_of(self, block: str) -> tuple[str, ...]:
+        """The modules of a block that hold weights themselves."""
+        return tuple(name for name in self.weighted if is_inside(name, (block,)))
 
     def cache_shapes(self) -> tuple[Any, ...]:
         """What the model keeps of each layer: (heads, numbers a head) of the keys and of the values."""
@@ -139,6 +149,8 @@ def read_anatomy(
         attention_output=attention_outputs(attention, modules, width),
         feed_forward_output=feed_forward_outputs(feed_forward, modules, width),
         feed_forward_block=feed_forward_blocks(modules),
+        blocks=block_stacks(modules),
+        weighted=weighted_layers(modules),
         norms=norm_layers(modules, new),
         biases=bias_layers(modules, new),
         transposed=tuple(name for name in linear if type(modules[name]).__name__ == "Conv1D"),

@@ -258,6 +258,8 @@ def _modules_to_keep(base: Base, task_type: str, kwargs: dict[str, Any]) -> list
         # Its input is cast to its weight's dtype, which for packed 4-bit weights is that of bytes. transformers keeps
         # it for T5 itself, and not for LongT5.
         kept.append("wo")
+    if any(name.endswith(".dt_proj") for name, _ in model.named_modules()):
+        kept.append("dt_proj")  # Mamba multiplies with its weight itself, and in 4 bits that is bytes
     return list(dict.fromkeys(kept))
 
 

@@ -147,3 +147,33 @@ def _sizes(module: nn.Module) -> dict[str, int]:
     """Name and number of dimensions of each parameter that a module holds itself; 4-bit weights are matrices."""
     own = module.named_parameters(recurse=False)
     return {name: 2 if hasattr(parameter, "quant_state") else parameter.dim() for name, parameter in own}
+
+
+def block_stacks(modules: Modules) -> tuple[tuple[str, ...], ...]:
+    """The outermost lists of numbered blocks, in the order of the model: the encoder's before the decoder's.
+
+    A list that holds less than a tenth of the largest one's weights (of task heads, say) is left out.
+    """
+    stacks: dict[str, list[str]] = {}
+    for name in modules:
+        holder, _, last = name.rpartition(".")
+        if last.isdigit() and not any(part.isdigit() for part in holder.split(".")):
+            stacks.setdefault(holder, []).append(name)
+    sizes = {
+        holder: sum(parameter.numel() for name in names for parameter in modules[name].parameters())
+        for holder, names in stacks.items()
+    }
+    largest = max(sizes.values(), default=0)
+    return tuple(tuple(names) for holder, names in stacks.items() if sizes[holder] * 10 >= largest > 0)
+
+
+def weighted_layers(modules: Modules) -> tuple[str, ...]:
+    """The modules of numbered blocks that hold weights themselves, the outermost where one holds another."""
+    found: dict[str, None] = {}
+    for name, module in modules.items():
+        parts = name.split(".")
+        if any(".".join(parts[:end]) in found for end in range(1, len(parts))):
+            continue
+        if block_of(name) and any(True for _ in module.parameters(recurse=False)):
+            found[name] = None
+    return tuple(found)

@@ -18,8 +18,7 @@ from hfplug.adapters.probe import ProbeResult, compare_probe
 from hfplug.adapters.put_on import LoadedBase, note_what_is_unknown, put_on
 from hfplug.adapters.safetensors_header import read_header
 from hfplug.errors import MismatchError, ServingError
-from hfplug.methods import LearningRate, TuningMethod
-from hfplug.methods.method import AnatomyView
+from hfplug.methods import TuningMethod
 from hfplug.models.anatomy import count_parameters
 from hfplug.serving.clones import (
     bytes_beyond,
@@ -47,9 +46,6 @@ class AsStored(TuningMethod):
     flag_prefix: ClassVar[str] = "serving"
     summary: ClassVar[str] = "the base as it is stored"
     paper: ClassVar[str] = ""
-
-    def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +194,10 @@ def _full_model(base: LoadedBase, adapter: AdapterDir, tokenizer: Any) -> nn.Mod
             f"{str(adapter.path)!r} is a fully tuned model, which is not held over a quantised base.",
             fix="Attach it to the base in 16 or 32 bits.",
         )
-    model = load_adapter(adapter.path, task_type=base.task_type, dtype=base.model.dtype, device=weight.device)  # type: ignore[arg-type]
+    dtype: Any = base.model.dtype
+    trusted = base.found.trust_remote_code
+    places: dict[str, Any] = {"task_type": base.task_type, "dtype": dtype, "device": weight.device}
+    model = load_adapter(adapter.path, trust_remote_code=trusted, **places)
     if type(model) is not type(base.model):
         raise MismatchError(
             f"{str(adapter.path)!r} holds a {type(model).__name__}; the base is a {type(base.model).__name__}.",

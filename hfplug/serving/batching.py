@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 PROMPT_TOKENS = 96
 NEW_TOKENS = 8
-ROUNDS = (2, 8)  # at least, at most
+ROUNDS = 8  # at most
 SECONDS = 4.0  # after which no new round begins
 MOST = 8
 
@@ -32,7 +32,8 @@ def not_timed() -> BatchingDecision:
 def time_batching(resident: Resident, names: Sequence[str]) -> BatchingDecision:
     """Answer one prompt for each of several variants, in one pass and one after the other, and take the faster.
 
-    The two take turns, at least twice each, and the best time of each counts, so that a busy moment decides nothing.
+    The two take turns, several times while that is quick, and the best time of each counts, so that a busy moment
+    decides nothing.
 
     Args:
         resident: The base.
@@ -42,7 +43,7 @@ def time_batching(resident: Resident, names: Sequence[str]) -> BatchingDecision:
     try:
         _round(resident, names, 1)  # warms up
         began, rounds = time.perf_counter(), [_round(resident, names, NEW_TOKENS)]
-        while len(rounds) < ROUNDS[0] or (len(rounds) < ROUNDS[1] and time.perf_counter() - began < SECONDS):
+        while len(rounds) < ROUNDS and time.perf_counter() - began < SECONDS:
             rounds.append(_round(resident, names, NEW_TOKENS))
     except Exception as error:  # a mixed pass that fails is a reason against mixing, not against serving
         logger.warning("A mixed pass failed, so variants are served one by one.", exc_info=True)

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 from hfplug.errors import QueueFullError, ServingError
 from hfplug.serving.info import BatchingDecision, Limits
-from hfplug.serving.passes import Job, answer
+from hfplug.serving.passes import Job, answer, told
 from hfplug.serving.shelf import Shelf, Version
 from hfplug.serving.turns import Turns
 
@@ -97,7 +97,12 @@ class Engine:
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             while len(self._threads) < self.limits.max_passes:
                 thread = threading.Thread(target=self._serve, name="hfplug-pass", daemon=True)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads: one is enough
+                    if not self._threads:
+                        raise
+                    break
                 self._threads.append(thread)
             self._queue = [*self._queue, *jobs]
         self.ring()
@@ -150,8 +155,11 @@ class Engine:
             self._sweep()
             if not self._queue:
                 return []
-            key = self._share_key(self._queue[0])
-            jobs = [job for job in self._queue if self._share_key(job) == key][: self._max_rows]
+            first = self._queue[0]
+            key = self._share_key(first)
+            sharing = [job for job in self._queue if self._share_key(job) == key]
+            # Its own variant's first: the fewer variants in a pass, the less there is to route.
+            jobs = sorted(sharing, key=lambda job: job.version is not first.version)[: self._max_rows]
             chosen = set(map(id, jobs))
             self._queue = [job for job in self._queue if id(job) not in chosen]
             self._running.extend(jobs)
@@ -167,6 +175,9 @@ class Engine:
     def _run(self, jobs: list[Job]) -> None:
         versions = list({id(job.version): job.version for job in jobs}.values())
         later: list[Version] = []
+        if self._closed:  # since they were taken from the queue
+            for job in jobs:
+                job.request.fail(closed_error())
         try:
             held = self.shelf.hold(versions)
             later.extend(held.later)
@@ -174,7 +185,7 @@ class Engine:
                 for version, error in held.failed:
                     for job in jobs:
                         if job.version is version:
-                            job.request.fail(type(error)(error.message, fix=error.fix))
+                            job.request.fail(told(error, job))
                 here = [job for job in jobs if job.version in held.present]
                 if here:
                     resident = here[0].version.resident
@@ -188,7 +199,7 @@ class Engine:
             logger.exception("A pass could not be run.")
             for job in jobs:
                 if job.version not in later:
-                    job.request.fail(ServingError(f"{job.request.name!r} could not answer: {error!r}"))
+                    job.request.fail(told(error, job))
         finally:
             self._settle(jobs, later)
 

@@ -49,20 +49,19 @@ class Job:
 
 
 def answer(resident: Resident, jobs: Sequence[Job], turns: Turns) -> int | None:
-    """Answer requests of one group together; where memory does not reach, in smaller batches.
+    """Answer requests together as far as their variants allow it; where memory does not reach, in smaller batches.
 
     Every request is told: its text, or an error. Nothing is raised.
 
     Args:
         resident: The base that they all are on.
-        jobs: The requests, of one group and one sharing key.
+        jobs: The requests, of one sharing key.
         turns: For computing.
 
     Returns:
         How many rows are to share a pass at most from now on, where memory did not reach for so many; else None.
     """
-    rows = resident.passes([job.version.key for job in jobs], [job.prompt for job in jobs])
-    waiting: list[list[Job]] = [[jobs[row] for row in part] for part in rows]
+    waiting = _spread(resident, jobs)
     fitting: int | None = None
     while waiting:
         batch = [job for job in waiting.pop(0) if job.request.start() == "yes"]
@@ -79,10 +78,25 @@ def answer(resident: Resident, jobs: Sequence[Job], turns: Turns) -> int | None:
             _free_memory()
             continue
         for job in batch:
-            job.request.fail(_as_told(error, job))
+            job.request.fail(told(error, job))
         if _is_out_of_memory(error):
             _free_memory()
     return fitting
+
+
+def _spread(resident: Resident, jobs: Sequence[Job]) -> list[list[Job]]:
+    """The batches that these requests make.
+
+    A variant that came back into memory was tried anew, so it may be of another group than when this was planned.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(resident.group_of(job.version.key), []).append(job)
+    return [
+        [group[row] for row in rows]
+        for group in groups.values()
+        for rows in resident.passes([job.version.key for job in group], [job.prompt for job in group])
+    ]
 
 
 def _try(resident: Resident, jobs: list[Job], turns: Turns) -> BaseException | None:
@@ -128,24 +142,29 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _MEMORY_WORDS)
 
 
-def _as_told(error: BaseException, job: Job) -> ServingError:
-    """An error for one asker: of its own, as a traceback grows with each place that raises it."""
+def told(error: BaseException, job: Job) -> ServingError:
+    """An error for one asker: of its own, as a traceback grows with each place that raises it.
+
+    Args:
+        error: What went wrong.
+        job: Whose request cannot be answered.
+    """
     if _is_out_of_memory(error):
-        told = ServingError(
+        found = ServingError(
             f"{job.request.name!r} could not answer: memory does not reach for a prompt of"
             f" {job.request.prompt_tokens} tokens and {job.settled.max_new_tokens} new ones.",
             fix="Ask with a shorter text, fewer new tokens or fewer beams.",
         )
     elif isinstance(error, HfplugError):
-        told = ServingError(error.message, fix=error.fix)
+        found = ServingError(error.message, fix=error.fix)
     else:
         line = (str(error).strip().splitlines() or [""])[0]
-        told = ServingError(
+        found = ServingError(
             f"{job.request.name!r} could not answer: {type(error).__name__}: {line}".rstrip(": "),
             fix="Ask again; if it stays so, load the variant again.",
         )
-    told.__cause__ = error
-    return told
+    found.__cause__ = error
+    return found
 
 
 def _free_memory() -> None:

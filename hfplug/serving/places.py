@@ -14,7 +14,7 @@ from torch import nn
 from hfplug.methods import TuningMethod
 from hfplug.serving.prompts import Seat, make_batch
 from hfplug.serving.routing import Router, changed_modules
-from hfplug.serving.trial import Bench, alone_logits, own_router, try_mixed, try_tree
+from hfplug.serving.trial import Bench, alone_logits, own_router, try_mixed, try_peft, try_tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,7 @@ class Place:
         router: For ``"router"``.
         batching: ``"mixed"`` if its rows may share a pass with others' rows.
         reason: Why, in words.
+        rows: ``"one"`` if its answers change beside other rows of its own, so that each needs a pass.
         lock: PEFT's ``generate`` swaps a method of its model while it runs: one call at a time.
     """
 
@@ -56,6 +57,7 @@ class Place:
     router: Router | None
     batching: Literal["mixed", "alone"]
     reason: str
+    rows: Literal["together", "one"] = "together"
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextlib.contextmanager
@@ -133,13 +135,16 @@ def find_place(
     if alone_because:
         return Place(seat=seat, way="tree", router=None, batching="alone", reason=alone_because, **known)
     expected = alone_logits(bench, method, model)
-    if wrong := try_tree(bench, seat, expected):
+    known["router"] = router = own_router(bench, seat)
+    inside: Literal["tree", "router"] = "tree" if router is None else "router"
+    if wrong := try_tree(bench, seat, expected, rows="together"):
+        if not try_tree(bench, seat, expected, rows="one"):
+            reason = f"its answers change beside other rows ({wrong})"
+            return Place(seat=seat, way=inside, batching="alone", reason=reason, rows="one", **known)
+        rows: Literal["together", "one"] = "one" if try_peft(bench, method, model, expected) else "together"
         reason = f"only PEFT's own generate gives its answers ({wrong})"
-        return Place(seat=seat, way="peft", router=None, batching="alone", reason=reason, **known)
+        return Place(seat=seat, way="peft", batching="alone", reason=reason, rows=rows, **known)
     wrong = try_mixed(bench, seat, expected, [place.seat for place in others.values()])
     batching: Literal["mixed", "alone"] = "alone" if wrong else "mixed"
     reason = wrong or "tried: rows of several variants come out as they do alone"
-    router = own_router(bench, seat)
-    return Place(
-        seat=seat, way="tree" if router is None else "router", router=router, batching=batching, reason=reason, **known
-    )
+    return Place(seat=seat, way=inside, batching=batching, reason=reason, **known)

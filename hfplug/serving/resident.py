@@ -251,10 +251,10 @@ class Resident:
         return _group(self._variant(self._table, name))
 
     def passes(self, names: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """How rows of one group have to be spread over passes: all in one, unless the base mixes rows up.
+        """How rows of one group have to be spread over passes: all in one, unless that changes their answers.
 
-        That was tried when it was loaded. Some models count positions past the padding, so that rows need one length;
-        others give a row another answer beside any other row.
+        That was tried when the base was loaded and when the variant was attached. Some models count positions past the
+        padding, so that rows need one length; some models and methods give a row another answer beside any other row.
 
         Args:
             names: The variant of each row.
@@ -263,16 +263,7 @@ class Resident:
         Returns:
             Indices of rows, a list a pass.
         """
-        if self._bench.together == "any":
-            return [list(range(len(names)))]
-        if self._bench.together == "none":
-            return [[row] for row in range(len(names))]
-        places = self._table.places
-        found: dict[int, list[int]] = {}
-        for row, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
-            virtual = places[name].seat.virtual if name in places else 0
-            found.setdefault(virtual + len(prompt), []).append(row)
-        return list(found.values())
+        return self._passes(self._table, names, prompts)
 
     @contextlib.contextmanager
     def ready(self, names: Sequence[str], prompts: Sequence[Sequence[int]], *, beams: int = 1) -> Iterator[Ready]:
@@ -291,10 +282,9 @@ class Resident:
         """
         table = self._table
         self._check_rows(table, names, prompts)
-        if len(self.passes(names, prompts)) > 1:
+        if len(self._passes(table, names, prompts)) > 1:
             raise ServingError(
-                f"These rows cannot share a pass: of a {type(self.model).__name__}, rows that may are:"
-                f" {self._bench.together}.",
+                f"These {len(names)} rows cannot share a pass: beside one another their answers change.",
                 fix="Ask for each list of rows that passes(names, prompts) gives apart.",
             )
         if names[0] == BASE:
@@ -327,6 +317,18 @@ class Resident:
         trees = {name: (seat.tree, seat.changed) for name, seat in mixed.items()}
         router = Router(self.model, trees) if len(trees) > 1 else None
         self._table = _Table(types.MappingProxyType(attached), places, router)
+
+    def _passes(self, table: _Table, names: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        alone = any(table.places[name].rows == "one" for name in {*names} if name in table.places)
+        if alone or self._bench.together == "none":
+            return [[row] for row in range(len(names))]
+        if self._bench.together == "any":
+            return [list(range(len(names)))]
+        found: dict[int, list[int]] = {}
+        for row, (name, prompt) in enumerate(zip(names, prompts, strict=True)):
+            virtual = table.places[name].seat.virtual if name in table.places else 0
+            found.setdefault(virtual + len(prompt), []).append(row)
+        return list(found.values())
 
     def _check_rows(self, table: _Table, names: Sequence[str], prompts: Sequence[Sequence[int]]) -> None:
         if not names or len(names) != len(prompts) or not all(len(prompt) for prompt in prompts):

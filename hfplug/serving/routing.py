@@ -213,15 +213,16 @@ class Router:
     def __init__(self, base: nn.Module, trees: Mapping[str, tuple[nn.Module, Sequence[str]]]) -> None:
         self.model = share(base)
         self.names = frozenset(trees)
+        changed = {path for _, paths in trees.values() for path in paths}
         own: dict[str, dict[str, nn.Module]] = {}
         for name, (tree, paths) in trees.items():
             for path in paths:
                 if not path:
                     raise CannotRoute(f"{name!r} changes the model as a whole.")
-                own.setdefault(path, {})[name] = tree.get_submodule(path)
+                # Where another variant changes more, this one's share of it is taken as a whole as well.
+                above = next((one for one in _above(path) if one in changed), path)
+                own.setdefault(above, {})[name] = tree.get_submodule(above)
         for path, modules in own.items():
-            if any(other.startswith(f"{path}.") for other in own):
-                raise CannotRoute(f"One variant changes {path!r} as a whole and another one changes a part of it.")
             self._put(path, Routed(self.model.get_submodule(path), modules))
         embedding = self.model.get_input_embeddings().weight  # type: ignore[operator]
         holders = [

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.foreign import recipe_of
 from hfplug.adapters.load import method_of
-from hfplug.errors import HfplugError, ServingError, did_you_mean
+from hfplug.errors import ServingError, did_you_mean
 
 if TYPE_CHECKING:
     from hfplug.methods import Quantization
@@ -84,7 +84,7 @@ class Held:
 
     present: tuple[Version, ...]
     later: tuple[Version, ...]
-    failed: tuple[tuple[Version, HfplugError], ...]
+    failed: tuple[tuple[Version, Exception], ...]
 
 
 class Shelf:
@@ -252,7 +252,7 @@ class Shelf:
                 return Held(present=tuple(versions), later=(), failed=())
         present: list[Version] = []
         later: list[Version] = []
-        failed: list[tuple[Version, HfplugError]] = []
+        failed: list[tuple[Version, Exception]] = []
         with self._loading:
             for version in versions:
                 try:
@@ -261,7 +261,7 @@ class Shelf:
                             later.append(version)
                             continue
                         self._bring_back(version)
-                except HfplugError as error:
+                except Exception as error:  # a folder may hold anything by now
                     failed.append((version, error))
                     continue
                 with self._changed:

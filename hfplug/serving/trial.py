@@ -28,6 +28,8 @@ _ROUNDING = {torch.float64: 1e-5, torch.float32: 2e-4, torch.float16: 1e-2, torc
 _ROUNDING_FOUR_BIT = 2e-2
 # Beyond this it is no longer rounding.
 _NO_ROUNDING = 0.3
+# What the code of some model or method raises where it does not take what it is given.
+_FAILURES = (ValueError, RuntimeError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError)
 _STEPS = 2
 _LENGTHS = (7, 4, 6)
 
@@ -112,14 +114,14 @@ def _measure(model: nn.Module, pad: int, prompts: tuple[tuple[int, ...], ...], f
     seat = Seat(name=None, tree=model)
     try:
         alone = torch.cat([_run(model, model, [seat], [prompt], forced, pad) for prompt in prompts])
-    except (ValueError, RuntimeError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+    except _FAILURES as error:
         raise ServingError(
             f"A {type(model).__name__} cannot be asked here: {_first_line(error)}", fix="Try another base."
         ) from error
     try:
         together = _run(model, model, [seat] * len(prompts), prompts, forced, pad)
         noise = difference(together, alone)
-    except (ValueError, RuntimeError, TypeError, AttributeError, IndexError, NotImplementedError):
+    except _FAILURES:
         noise = float("inf")
     return Bench(model=model, pad=pad, prompts=prompts, forced=forced, alone=alone, noise=noise)
 
@@ -135,28 +137,59 @@ def alone_logits(bench: Bench, method: TuningMethod, tuned: nn.Module) -> Tensor
         bench: From :func:`set_up`.
         method: The variant's method.
         tuned: The ``PeftModel`` or transformers model.
+
+    Raises:
+        ServingError: It cannot be asked by ``generate`` at all.
     """
-    found = []
-    device = next(bench.model.parameters()).device
+    try:
+        return torch.cat([peft_logits(bench, method, tuned, [prompt]) for prompt in bench.prompts])
+    except _FAILURES as error:
+        raise ServingError(
+            f"This {method.name} adapter cannot be asked: {_first_line(error)}",
+            fix="Ask it with PEFT itself, which may need arguments that are not known here.",
+        ) from error
+
+
+def peft_logits(bench: Bench, method: TuningMethod, tuned: nn.Module, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """What PEFT gives a variant for these rows in one batch. Arguments and result as of :func:`alone_logits`."""
     tree = vars(tuned.get_base_model() if hasattr(tuned, "peft_config") else tuned)  # type: ignore[operator]
     before = set(tree)
-    for prompt in bench.prompts:
-        ids = torch.tensor([prompt], device=device)
-        target, inputs = method.generation_inputs(tuned, ids, torch.ones_like(ids))
-        found.append(_logits(target, inputs, bench.forced, bench.pad))
+    plain = make_batch([Seat(name=None, tree=bench.model)] * len(prompts), prompts, bench.model, pad=bench.pad)
+    target, inputs = method.generation_inputs(tuned, plain.inputs["input_ids"], plain.inputs["attention_mask"])
+    found = _logits(target, inputs, bench.forced, bench.pad)
     # PEFT leaves its own prepare_inputs_for_generation on the base of an encoder-decoder with a soft prompt.
     for name in set(tree) - before:
         del tree[name]
-    return torch.cat(found)
+    return found
 
 
-def try_tree(bench: Bench, seat: Seat, expected: Tensor) -> str:
-    """Why a variant's rows cannot go through its own tree (or a router of its own) in one batch; empty if they can."""
+def try_peft(bench: Bench, method: TuningMethod, tuned: nn.Module, expected: Tensor) -> str:
+    """Why a variant's rows cannot share a batch of PEFT's own ``generate``; empty if they can."""
 
     def run() -> str:
-        seats = [seat] * len(bench.prompts)
-        found = _run(bench.model, seat.tree, seats, bench.prompts, bench.forced, bench.pad, own_router(bench, seat))
-        return _verdict(found, expected, bench.limit_for(expected))
+        return _verdict(peft_logits(bench, method, tuned, bench.prompts), expected, bench.limit_for(expected))
+
+    return _guarded(run)
+
+
+def try_tree(bench: Bench, seat: Seat, expected: Tensor, *, rows: Literal["together", "one"]) -> str:
+    """Why a variant's rows cannot go through its own tree (or a router of its own); empty if they can.
+
+    Args:
+        bench: From :func:`set_up`.
+        seat: The variant's.
+        expected: From :func:`alone_logits`.
+        rows: Whether they go in one batch, or one by one.
+    """
+
+    def run() -> str:
+        router = own_router(bench, seat)
+        batches = [bench.prompts] if rows == "together" else [(prompt,) for prompt in bench.prompts]
+        found = [
+            _run(bench.model, seat.tree, [seat] * len(prompts), prompts, bench.forced, bench.pad, router)
+            for prompts in batches
+        ]
+        return _verdict(torch.cat(found), expected, bench.limit_for(expected))
 
     return _guarded(run)
 

@@ -161,7 +161,11 @@ class Handlers:
             raise ServingError("Nothing is chosen yet.", fix="Choose an answer, or one of the last two.")
         revealed, kept = self.space.vote(run, values["choice"], session.id)
         session = self.sessions.change(tab, lambda session: session.with_run(revealed))
-        return {**self._shown(session, revealed), "status": notice_html("good", f"{_verdict(revealed)} {kept}")}
+        return {
+            **self._shown(session, revealed),
+            "vote_status": "",
+            "status": notice_html("good", f"{_verdict(revealed)} {kept}"),
+        }
 
     def show_run(self, values: Values, request: gr.Request) -> Update:
         """An earlier run is chosen from the history: show it again, with what was asked."""
@@ -195,7 +199,7 @@ class Handlers:
             seed=None if seed is None else int(seed),
             blind="on" if values["blind"] else None,
         )
-        return {"link": "?" + encode_link(link)}
+        return {"link": "?" + encode_link(link), "link_status": ""}
 
     # ------------------------------------------------------------------------------------------------ adding
 

@@ -46,7 +46,7 @@ def header_html(space: OpenSpace) -> str:
         missing += notice_html(
             "info",
             "There is only the untouched base, because no adapter is named in the settings and none was found.",
-            "Type `hfplug demo` (three minutes), then start this again in the same folder; or add one by its repo id.",
+            "Type: hfplug demo (three minutes). Then start this again in the same folder, or add one by its repo id.",
         )
     return (
         f'<header class="hf-header"><h1>{escaped(space.config.title)}</h1>'
@@ -106,6 +106,9 @@ def launch_settings(*, css: Path) -> dict[str, Any]:
         body_text_color_subdued_dark="#a9b0ba",
         input_placeholder_color="#5b6472",
         input_placeholder_color_dark="#a9b0ba",
+        # And an empty box has to be seen (1.4.11).
+        checkbox_border_color="#79818c",
+        checkbox_border_color_dark="#a9b0ba",
     )
     return {
         "theme": theme,

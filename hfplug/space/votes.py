@@ -244,6 +244,8 @@ def vote_line(vote: Vote, *, keep_text: str) -> bytes:
     if keep_text != "on":
         values.pop("dialogue", None)
         values.pop("answers", None)
+    if Path(values.get("base") or "").is_absolute():
+        values["base"] = Path(values["base"]).name  # where it lies on this machine is nobody's business
     # Half a surrogate pair in a pasted text is no reason to lose a vote.
     return json.dumps(values, ensure_ascii=False).encode("utf-8", errors="backslashreplace") + b"\n"
 

@@ -89,6 +89,7 @@ def _compare_tab(space: OpenSpace) -> dict[str, Any]:
     with gr.Group(visible=False, elem_id="hf-vote") as vote_box:
         parts["choice"] = gr.Radio([], label="Which answer is best?", elem_id="hf-choice")
         parts["vote"] = gr.Button("Vote and show the names", variant="primary", elem_id="hf-vote-button")
+        parts["vote_status"] = gr.HTML("", elem_id="hf-vote-status")
     parts["vote_box"] = vote_box
     parts |= _results()
     return parts
@@ -182,15 +183,17 @@ def _results() -> dict[str, Any]:
         copy = gr.Button("Copy as Markdown", size="sm", elem_id="hf-copy", min_width=120)
         copy.click(None, parts["export_md"], js=COPY, api_visibility="private")
     parts["export_box"] = box
-    with gr.Accordion("Link to this example", open=False, elem_id="hf-link-box"), gr.Row():
-        parts["link"] = gr.Textbox(
-            label="Address of example, columns and settings",
-            interactive=False,
-            buttons=["copy"],
-            elem_id="hf-link",
-            scale=4,
-        )
-        parts["make_link"] = gr.Button("Make the link", elem_id="hf-make-link", scale=1)
+    with gr.Accordion("Link to this example", open=False, elem_id="hf-link-box"):
+        with gr.Row():
+            parts["link"] = gr.Textbox(
+                label="Address of example, columns and settings",
+                interactive=False,
+                buttons=["copy"],
+                elem_id="hf-link",
+                scale=4,
+            )
+            parts["make_link"] = gr.Button("Make the link", elem_id="hf-make-link", scale=1)
+        parts["link_status"] = gr.HTML("", elem_id="hf-link-status")
     with gr.Accordion("History of this session", open=False, elem_id="hf-history-box"):
         parts["history_empty"] = gr.HTML("<p>No run yet. History is kept in this tab only, and ends with it.</p>")
         parts["history"] = gr.Radio([], label="Show an earlier run again", visible=False, elem_id="hf-history")
@@ -215,12 +218,12 @@ def _wire(app: gr.Blocks, space: OpenSpace, parts: dict[str, Any]) -> None:
     start = [parts["compare"].click, parts["dialogue"].submit]
     on(start, do.compare, FORM, (*SHOWN, "compare", "stop"), trigger_mode="once")
     on([parts["stop"].click], do.stop, (), ("stop", "status"), queue=False)
-    on([parts["vote"].click], do.vote, ("choice",), SHOWN)
+    on([parts["vote"].click], do.vote, ("choice",), (*SHOWN, "vote_status"), notice="vote_status")
     on([parts["history"].input], do.show_run, ("history",), (*SHOWN, "dialogue", "reference", "example"))
     adding = [parts["add"].click, parts["repo_id"].submit]
     outputs = ("variants", "task", "method", "add_status", "add")
     on(adding, do.add, ("repo_id", "revision", "task", "variants"), outputs, notice="add_status")
-    (made,) = on([parts["make_link"].click], do.link, FORM, ("link", "status"))
+    (made,) = on([parts["make_link"].click], do.link, FORM, ("link", "link_status"), notice="link_status")
     made.success(None, parts["link"], parts["link"], js=FULL_LINK, api_visibility="private")
     app.unload(do.leave)
 

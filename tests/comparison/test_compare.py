@@ -18,6 +18,7 @@ from hfplug.comparison.report import read_report
 from hfplug.comparison.study_folder import read_predictions
 from hfplug.demo.base import base_path
 from hfplug.errors import HfplugError, StudyError
+from hfplug.models.applicable import methods_for
 
 
 @pytest.fixture(scope="module")
@@ -173,18 +174,28 @@ def test_a_folder_with_a_study_is_not_written_into(adapters, dialogues, tmp_path
         compare_adapters(settings_for(adapters, dialogues, tmp_path))
 
 
-def test_several_adapters_of_one_method_and_one_in_four_bits(adapters, small_base, dialogues, tmp_path, without_plots):
-    made = {
-        "one": adapters["lora"],
-        "two": export(tmp_path / "two", small_base, "lora", seed=2),
-        "four_bits": export(tmp_path / "q", small_base, "qlora"),
-    }
+def test_several_adapters_of_one_method_have_columns_of_their_own(
+    adapters, small_base, dialogues, tmp_path, without_plots
+):
+    made = {"one": adapters["lora"], "two": export(tmp_path / "two", small_base, "lora", seed=2)}
     report = compare_adapters(settings_for(made, dialogues, tmp_path / "out"))
-    assert [report.variant(name).method for name in made] == ["lora", "lora", "qlora"]
+    assert [report.variant(name).method for name in made] == ["lora", "lora"]
     answers = [read_predictions(tmp_path / "out" / "predictions" / f"{name}.jsonl") for name in made]
     assert answers[0] != answers[1]
-    assert report.variant("four_bits").switched_off_equals_base is None
+
+
+def test_adapters_of_every_method_that_the_base_takes_can_be_compared(small_base, dialogues, tmp_path, without_plots):
+    """Also over four bits, where what is switched off is another base than the one that is shown."""
+    names = [name for name, why_not in methods_for(small_base).items() if why_not is None]
+    assert len(names) >= 8
+    made = {f"v_{name}": export(tmp_path / name, small_base, name) for name in names}
+    changes = {"max_new_tokens": 4}
+    report = compare_adapters(settings_for(made, dialogues, tmp_path / "out", max_eval_rows=2, task_changes=changes))
+    assert {name: report.variant(f"v_{name}").method for name in names} == dict(zip(names, names, strict=True))
     assert report.base_untouched is True
+    off = {name: report.variant(f"v_{name}").switched_off_equals_base for name in names}
+    assert {name for name in names if off[name] is False} == set()
+    assert off["qlora"] is None and off["lora"] is True
 
 
 # ------------------------------------------------------------------------------------------------ what is off

@@ -74,9 +74,9 @@ def test_ten_thousand_words_take_well_under_two_seconds(kind):
         "shuffled": draw.sample(words, len(words)),
     }[kind]
     text = " ".join(words)
-    began = time.perf_counter()
+    began = time.process_time()
     found = differing_words(text, " ".join(other))
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert found
 
 
@@ -164,10 +164,10 @@ def test_the_spans_are_places_of_the_text():
 
 @pytest.mark.parametrize("piece", ["A.", "O'", "Tom-", "one ", ". ", "1,", "7", "#", "\n", "B1", "Tom and "])
 def test_no_text_takes_long(piece):
-    began = time.perf_counter()
+    began = time.process_time()
     unsupported(piece * 20_000, piece * 20_000)
     differing_words(piece * 20_000, "x " + piece * 20_000)
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
 
 
 def test_few_human_summaries_of_real_dialogues_are_flagged():

@@ -31,7 +31,10 @@ QUICK = {
     "sequence_classifier.py": ["--max_steps", "16", "--per_device_train_batch_size", "8"],
     "trl_sft.py": FEW_ROWS,
     "per_task_adapters.py": ["--steps", "6"],
+    "side_by_side.py": ["--steps", "6"],
 }
+# These leave several adapters, so their tests are their own.
+SEVERAL = ("per_task_adapters.py", "side_by_side.py")
 AUTO_CLASSES = {
     "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
     "CAUSAL_LM": AutoModelForCausalLM,
@@ -87,7 +90,7 @@ def test_every_file_in_the_folder_is_run_and_named_in_the_readme():
     assert [name for name in sorted(files) if f"examples/{name}" not in readme] == []
 
 
-@pytest.mark.parametrize("name", [name for name in QUICK if name != "per_task_adapters.py"])
+@pytest.mark.parametrize("name", [name for name in QUICK if name not in SEVERAL])
 def test_a_trainer_script_leaves_a_whole_adapter_and_prints_what_it_did(name, tmp_path):
     printed = run_example(name, "--output_dir", "out", *QUICK[name], cwd=tmp_path)
     [(before, after)] = losses(printed)
@@ -114,8 +117,17 @@ def test_each_task_has_an_adapter_of_its_own_over_one_base(tmp_path):
     assert all(said[f"{name}, adapter"] != said[f"{name}, base"] for name in TASKS)
 
 
+def test_the_base_and_its_variants_answer_side_by_side(tmp_path):
+    printed = run_example("side_by_side.py", "--output_dir", "out", *QUICK["side_by_side.py"], cwd=tmp_path)
+    answers = re.findall(r"^(\w+) \((?:as it was loaded|[\d,]+ trained, [\d,]+ bytes)\): ['\"]", printed, re.M)
+    assert sorted(answers) == ["base", "ia3", "lora"]
+    assert "The base is what was loaded" in printed
+    model = hfplug.load_adapter(check_adapter(tmp_path / "out" / "lora" / "adapter").path)
+    assert f"lora ({sum(p.numel() for n, p in model.named_parameters() if 'lora_' in n):,} trained" in printed
+
+
 def test_the_two_lines_are_marked_in_every_trainer_script():
-    for name in QUICK.keys() - {"per_task_adapters.py"}:
+    for name in QUICK.keys() - set(SEVERAL):
         lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
         first, second = ([line for line in lines if f"# hfplug: {word} line" in line] for word in ("first", "second"))
         assert len(first) == 1 and re.search(r"= hfplug\.(apply_method|build_model)\(", first[0])

@@ -225,6 +225,20 @@ def test_pull_copies_and_verifies(pulling, typed, tmp_path):
     assert status == 2 and "does not answer as it did for its author" in err
 
 
+def test_export_takes_an_adapter_on_the_hub_at_a_commit(pulling, typed, tmp_path):
+    commit = pulling.push(pulling.export())
+    pulling.push(pulling.export("newer", seed=4))
+    words = ("--for", "peft", "--base", pulling.base, "--out", tmp_path / "mine")
+    status, out, err = typed("export", f"{REPO}@{commit}", *words)
+    assert (status, err) == (0, "") and "PeftModel.from_pretrained" in out
+    from hfplug.adapters.files import file_sha256
+
+    files = [folder / "adapter_model.safetensors" for folder in (tmp_path / "mine", pulling.folder / "export")]
+    assert file_sha256(files[0]) == file_sha256(files[1])
+    status, _, err = typed("export", "alice/nothing", *words[:-1], tmp_path / "other")
+    assert status == 2 and err.startswith("hfplug: ") and not (tmp_path / "other").exists()
+
+
 def test_what_list_shows_can_be_pulled(filled, find, hub):
     for entry in find("alice"):
         pulled = pull_adapter(entry.name, revision=entry.commit, endpoint=hub.endpoint, cache_dir=hub.cache)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from service_parts import write_base
+from service_parts import write_adapter, write_base
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import hfplug
@@ -249,6 +249,21 @@ def test_a_merged_decoder_is_served_by_vllm_and_an_encoder_decoder_by_transforme
     exec(other.command, names)
     assert type(names["model"]).__name__ == "T5ForConditionalGeneration"
     assert any("vLLM does not serve" in note for note in other.notes)
+
+
+@pytest.mark.parametrize("method", [name for name in hfplug.method_names() if name != "full"])
+def test_every_method_is_merged_and_answers_the_same_or_is_refused_with_what_to_do(tmp_path, bases, method):
+    if method == "qlora":
+        pytest.importorskip("bitsandbytes")
+    folder = write_adapter(bases["gpt2"], method, tmp_path / "adapter")
+    if hfplug.get_method(method).merging.startswith("no"):
+        with pytest.raises(hfplug.MethodError, match="cannot be merged.*hfplug.Service"):
+            export_adapter(folder, "merged", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    else:
+        merged = export_adapter(folder, "merged", tmp_path / "out").merged
+        assert merged is not None and merged.difference.verdict == "same"
+        assert merged.author is not None and (merged.author.verdict == "same" or method == "qlora")
 
 
 # --------------------------------------------------------------------------------------------------- bad input

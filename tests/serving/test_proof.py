@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from residents import adapter_of
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hfplug.serving.resident import Resident
 
@@ -58,14 +59,14 @@ def switch_dropout_on(model: Any) -> None:
 @pytest.mark.parametrize(
     ("touch", "said"),
     [
-        (change_one_number, "weight or buffer"),
-        (change_behind_torchs_back, "weight or buffer"),
-        (change_a_buffer, "weight or buffer"),
-        (put_layers_in, "module"),
-        (hang_a_hook_on, "module"),
-        (replace_forward, "module"),
+        (change_one_number, "weights and buffers"),
+        (change_behind_torchs_back, "weights and buffers"),
+        (change_a_buffer, "weights and buffers"),
+        (put_layers_in, "modules"),
+        (hang_a_hook_on, "modules"),
+        (replace_forward, "modules"),
         (replace_generate, "cannot be asked any more"),
-        (switch_dropout_on, "module"),
+        (switch_dropout_on, "modules"),
     ],
 )
 def test_the_proof_fails_when_the_base_is_touched(loaded, touch, said):
@@ -83,6 +84,20 @@ def test_a_changed_weight_changes_the_sum_and_an_untouched_base_keeps_it(loaded)
     assert (proof.sha256_before, proof.differences) == (proof.sha256_after, ())
     change_one_number(resident.model)
     assert resident.prove_base().sha256_after != proof.sha256_before
+
+
+def test_a_base_whose_position_table_grew_with_a_long_prompt_is_still_proved(tmp_path):
+    config = LlamaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=32, rope_scaling={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+        bos_token_id=1, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "dynamic")
+    resident = Resident.load(tmp_path / "dynamic")
+    with resident.ready(["base"], [[5] * 60]) as ready, torch.inference_mode():
+        ready.model.generate(**ready.inputs, max_new_tokens=3)
+    proof = resident.prove_base()
+    assert (proof.verdict, proof.differences) == ("proved", ())
 
 
 @pytest.mark.parametrize("variant", ["lora_bias", "pissa", "lora_and_head", "lora_tokens", "layer_norm", "prompt"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import AdaptionPromptConfig, LilyConfig, LoraConfig, PolyConfig, get_peft_model
 from residents import (
     NEW_TOKENS,
     PROMPTS,
@@ -177,7 +181,7 @@ def test_a_model_that_counts_positions_past_the_padding_gets_rows_of_one_length(
     BartForCausalLM(config).save_pretrained(tmp_path / "decoder")
     made = Resident.load(tmp_path / "decoder")
     assert made.passes(["base"] * 3, [[5, 6], [7, 8, 9], [11, 12]]) == [[0, 2], [1]]
-    with pytest.raises(ServingError, match="same length"), made.ready(["base"] * 2, [[5, 6], [7, 8, 9]]):
+    with pytest.raises(ServingError, match="cannot share a pass"), made.ready(["base"] * 2, [[5, 6], [7, 8, 9]]):
         pass
     plain = BartForCausalLM.from_pretrained(tmp_path / "decoder").eval()
     with made.ready(["base"] * 2, [[5, 6], [11, 12]]) as ready:
@@ -195,16 +199,116 @@ def test_a_model_that_mixes_up_the_rows_of_a_batch_gets_one_row_a_pass(tmp_path)
     shake(RwkvForCausalLM(config), 3).save_pretrained(tmp_path / "rwkv")
     made = Resident.load(tmp_path / "rwkv")
     assert made.passes(["base"] * 2, [[5, 6], [11, 12]]) == [[0], [1]]
-    with pytest.raises(ServingError, match="none"), made.ready(["base"] * 2, [[5, 6], [11, 12]]):
+    with pytest.raises(ServingError, match="cannot share a pass"), made.ready(["base"] * 2, [[5, 6], [11, 12]]):
         pass
+
+
+def test_a_variant_says_how_far_its_answers_are_from_its_authors(make_shop, tmp_path):
+    shop = make_shop("llama")
+    made = Resident.load(shop.base)
+    same = made.attach("lora", shop.adapters["lora"]).probe
+    assert same is not None
+    assert same.verdict == "same"
+    changed = shutil.copytree(shop.adapters["lora"], tmp_path / "changed")
+    lock = json.loads((changed / "hfplug_lock.json").read_text())
+    lock["probe"]["inputs"][0]["values"][0][0] += 10
+    (changed / "hfplug_lock.json").write_text(json.dumps(lock))
+    other = made.attach("other", changed).probe  # it is attached: whoever shows it has to say so
+    assert other is not None
+    assert other.verdict == "different"
+    assert made.attach("unasked", changed, verify="lock").probe is None
+
+
+def test_an_adapter_whose_weights_were_changed_since_its_export_is_refused(make_shop, tmp_path):
+    shop = make_shop("llama")
+    changed = shutil.copytree(shop.adapters["lora"], tmp_path / "changed")
+    weights = changed / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(AdapterError, match="not the file that was exported"):
+        Resident.load(shop.base).attach("lora", changed)
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_rows_of_several_variants_share_a_pass_in_bfloat16_too(base_folder, kind):
+    base = base_folder(kind)
+    made = Resident.load(base, dtype="bfloat16")
+    names = ["lora", "prompt", "layer_norm"]
+    for name in names:
+        assert made.attach(name, adapter_of(base, kind, name), verify="lock").batching == "mixed"
+    with made.ready(names, PROMPTS) as ready:
+        _, logits = ask(ready.model, ready.inputs, ready.prompt_length)
+    for row, (name, prompt) in enumerate(zip(names, PROMPTS, strict=True)):
+        _, expected = ask_plain(load_adapter(adapter_of(base, kind, name), base=base, dtype="bfloat16"), prompt)
+        assert off_by(logits[row, 0].float(), expected[0].float()) < 0.1
+
+
+def save_tuned(base: Path, config: Any, folder: Path) -> Path:
+    torch.manual_seed(1)
+    shake(get_peft_model(load_plain(base), config), 5, 0.2).save_pretrained(folder)
+    return folder
+
+
+def test_a_method_whose_answers_depend_on_the_other_rows_gets_one_row_a_pass(base_folder, tmp_path):
+    # Lily's router looks at the whole batch.
+    base = base_folder("llama")
+    config = LilyConfig(task_type="CAUSAL_LM", r=2, target_modules=["down_proj"])
+    made = Resident.load(base)
+    variant = made.attach("lily", save_tuned(base, config, tmp_path / "lily"), verify="lock")
+    assert variant.batching == "alone"
+    assert made.passes(["lily"] * 3, PROMPTS) == [[0], [1], [2]]
+    with pytest.raises(ServingError, match="cannot share a pass"), made.ready(["lily"] * 2, PROMPTS[:2]):
+        pass
+    fresh = load_adapter(tmp_path / "lily", base=base)
+    for prompt in PROMPTS:
+        tokens, logits = answer(made, "lily", prompt)
+        expected_tokens, expected = ask_plain(fresh, prompt)
+        assert off_by(logits, expected) < TOLERANCE
+        assert tokens == expected_tokens
+
+
+def test_a_method_that_changes_whole_attention_layers_does_not_take_the_batch_from_others(base_folder, tmp_path):
+    base = base_folder("llama")
+    config = AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=4, adapter_layers=2)
+    made = Resident.load(base)
+    whole = made.attach("attention", save_tuned(base, config, tmp_path / "attention"), verify="lock")
+    part = made.attach("lora", adapter_of(base, "llama", "lora"), verify="lock")
+    assert (whole.batching, part.batching) == ("alone", "mixed")
+    assert "cannot be cut by rows" in whole.batching_reason
+    fresh = load_adapter(tmp_path / "attention", base=base)
+    with made.ready(["attention"] * 3, PROMPTS) as ready:
+        _, logits = ask(ready.model, ready.inputs, ready.prompt_length)
+    for row, prompt in enumerate(PROMPTS):
+        assert off_by(logits[row], ask_plain(fresh, prompt)[1]) < TOLERANCE
+
+
+def test_a_variant_that_changes_a_whole_block_shares_a_pass_with_one_that_changes_a_part_of_it(base_folder, tmp_path):
+    base = base_folder("llama")
+    whole = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], modules_to_save=["mlp"])
+    names = {"part": LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["down_proj"]), "whole": whole}
+    made = Resident.load(base)
+    for name, config in names.items():
+        assert made.attach(name, save_tuned(base, config, tmp_path / name), verify="lock").batching == "mixed"
+    rows = ["whole", "part", "whole"]
+    with made.ready(rows, PROMPTS) as ready:
+        _, logits = ask(ready.model, ready.inputs, ready.prompt_length)
+    for row, (name, prompt) in enumerate(zip(rows, PROMPTS, strict=True)):
+        expected = ask_plain(load_adapter(tmp_path / name, base=base), prompt)[1]
+        assert off_by(logits[row], expected) < TOLERANCE
+
+
+def test_an_adapter_that_needs_more_than_a_prompt_is_refused_with_words(base_folder, tmp_path):
+    base = base_folder("llama")
+    config = PolyConfig(task_type="CAUSAL_LM", r=2, n_tasks=2, n_skills=2, target_modules=["q_proj"])
+    made = Resident.load(base)
+    with pytest.raises(ServingError, match="poly adapter cannot be asked: task_ids"):
+        made.attach("poly", save_tuned(base, config, tmp_path / "poly"), verify="lock")
+    assert made.prove_base().verdict == "proved"
 
 
 def test_an_adapter_that_grows_the_vocabulary_does_not_grow_the_bases(tmp_path):
     base = save_base("llama", tmp_path / "llama")
     model = load_plain(base)
     model.resize_token_embeddings(100)
-    from peft import LoraConfig, get_peft_model
-
     config = LoraConfig(
         task_type="CAUSAL_LM",
         target_modules=["q_proj"],

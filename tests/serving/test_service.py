@@ -134,6 +134,16 @@ def test_what_cannot_be_asked_is_refused_with_a_reason(t5, name, text, words):
         t5.ask(name, text)
 
 
+def test_a_model_with_few_positions_is_asked_for_no_more_than_it_has(make_shop):
+    shop = make_shop("gpt2")  # 256 positions
+    task = dataclasses.replace(TASK, max_input_tokens=500, decoding={"max_new_tokens": 400, "min_new_tokens": 90})
+    with Service(shop.base, task=task, limits=Limits(max_new_tokens=400)) as service:
+        answer = service.ask("base", "\n".join(DIALOGUES)).result()
+        assert (answer.truncated, answer.ended in ("stop", "length")) == ("yes", True)
+        assert 90 <= answer.tokens <= 128
+        assert answer.prompt_tokens + answer.tokens <= 256
+
+
 def test_names_come_once_each(t5):
     with pytest.raises(ServingError, match="each once"):
         t5.ask_all(["lora", "lora"], TEXT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -292,6 +293,34 @@ def test_a_folder_that_changed_while_its_variant_was_not_in_memory_is_not_taken_
     assert service.ask("moving", TEXT).result(timeout=20).text == plain_answer(shop.base, moving, TEXT)
 
 
+def test_one_whose_folder_is_gone_says_so_and_the_others_are_answered(start, shop, tmp_path, expected):
+    shutil.copytree(shop.adapters["lora"], tmp_path / "moving")
+    service = start("lora")
+    held = service.variant("lora").held_bytes
+    service = start(limits=Limits(variant_bytes=int(held * 1.9)))
+    service.load("moving", tmp_path / "moving")
+    service.load("lora", shop.adapters["lora"])
+    shutil.rmtree(tmp_path / "moving")
+    asked = service.ask_all(["lora", "moving", "base"], TEXT)
+    assert {name: asked[name].result(timeout=30).text for name in ("lora", "base")} == {
+        name: expected[name] for name in ("lora", "base")
+    }
+    with pytest.raises(ServingError, match="no folder"):
+        asked["moving"].result(timeout=30)
+    service.load("full-size", shop.adapters["lora-2"])  # nothing is held for ever
+    assert service.ask("full-size", TEXT).result(timeout=30).text == expected["lora-2"]
+
+
+def test_variants_that_cannot_share_a_pass_after_all_are_answered_apart(start, expected):
+    service = start("lora", "full")
+    version = service._shelf.current("full")
+    version.facts = dataclasses.replace(version.facts, batching="mixed")  # as if it had been so when it was tried
+    asked = service.ask_all(["lora", "full"], TEXT)
+    assert {name: one.result(timeout=30).text for name, one in asked.items()} == {
+        name: expected[name] for name in ("lora", "full")
+    }
+
+
 # ----------------------------------------------------------------------------------------- what went wrong
 
 
@@ -321,8 +350,6 @@ def test_the_base_is_proved_again_after_a_variant_was_loaded(start, shop, tmp_pa
 
 
 def test_a_variant_that_does_not_answer_as_for_its_author_has_a_banner(start, shop, tmp_path):
-    import shutil
-
     folder = tmp_path / "other"
     shutil.copytree(shop.adapters["lora"], folder)
     lock = json.loads((folder / "hfplug_lock.json").read_text())

@@ -38,8 +38,9 @@ def test_a_vote_comes_back_as_it_went(tmp_path):
 
 def test_the_words_of_people_are_left_out_unless_asked_for(tmp_path):
     file = VoteFile(tmp_path / "votes.jsonl")
-    file.add(vote(dialogue="our secret", answers={"lora": "their secret"}))
-    assert "secret" not in (tmp_path / "votes.jsonl").read_text()
+    file.add(vote(dialogue="our secret", answers={"lora": "their secret"}, base="/home/secret/base"))
+    text = (tmp_path / "votes.jsonl").read_text()
+    assert "secret" not in text and '"base": "base"' in text
 
 
 @pytest.mark.parametrize(

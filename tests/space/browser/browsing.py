@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,26 @@ class SpaceUnderTest:
     @property
     def service(self) -> Any:
         return self.opened.service
+
+
+@contextlib.contextmanager
+def running_space(values, folder):
+    """A Space with these settings, as in ``space.json`` in ``folder``."""
+    from hfplug.space.app_files import load_app
+    from hfplug.space.config import from_mapping
+    from hfplug.space.opened import open_space
+
+    app, opened = load_app(), open_space(from_mapping(values, folder=folder))
+    blocks = app.lay_out(opened)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    app.launch(blocks, server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
+    try:
+        yield SpaceUnderTest(address=f"http://127.0.0.1:{port}", opened=opened, folder=folder)
+    finally:
+        blocks.close(verbose=False)
+        opened.close()
 
 
 class Visitor:

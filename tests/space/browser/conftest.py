@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
-from browsing import SpaceUnderTest, Visitor
+from browsing import Visitor, running_space
 from huggingface_hub import HfApi, constants
 from made_variants import failing_probe, fully_tuned, pickled, retold
 from space_parts import ALICES_TOKEN, BOBS_TOKEN, export_adapter
@@ -91,10 +90,6 @@ def filled_hub(tmp_path_factory, package_patch, variant_folders):
 @pytest.fixture(scope="package")
 def space(tmp_path_factory, filled_hub, variant_folders):
     """A running Space."""
-    from hfplug.space.app_files import load_app
-    from hfplug.space.config import from_mapping
-    from hfplug.space.opened import open_space
-
     folder = tmp_path_factory.mktemp("space")
     values = {
         "title": "Side <i>by</i> side",
@@ -103,15 +98,21 @@ def space(tmp_path_factory, filled_hub, variant_folders):
         "allowed_owners": ["alice"],
         "endpoint": filled_hub.endpoint,
     }
-    app, opened = load_app(), open_space(from_mapping(values, folder=folder))
-    blocks = app.lay_out(opened)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    app.launch(blocks, server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True)
-    yield SpaceUnderTest(address=f"http://127.0.0.1:{port}", opened=opened, folder=folder)
-    blocks.close()
-    opened.close()
+    with running_space(values, folder) as running:
+        yield running
+
+
+@pytest.fixture
+def runs(space, monkeypatch):
+    """Every run that the Space starts in this test, as it goes."""
+    started, ask = [], space.opened.ask
+
+    def noted(asking):
+        started.append(ask(asking))
+        return started[-1]
+
+    monkeypatch.setattr(space.opened, "ask", noted)
+    return started
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from browsing import DIALOGUE
 
@@ -50,6 +52,17 @@ def test_compare_stream_gives_what_there_is_so_far(client):
     found = list(job)
     assert len(found) >= 2
     assert {column["state"] for column in found[-1]["columns"]} <= {"done", "length"}
+
+
+def test_a_stream_that_is_cancelled_stops_its_answers(client, space, runs):
+    dialogue = space.opened.examples[0].dialogue  # which lora answers at length
+    job = client.submit(dialogue, ["base", "full", "lora", "drifted"], max_new_tokens=200, api_name="/compare_stream")
+    next(iter(job))
+    job.cancel()
+    until = time.monotonic() + 60
+    while not runs[0].finished and time.monotonic() < until:
+        time.sleep(0.05)
+    assert "stopped" in [column.state for column in runs[0].columns()]
 
 
 def test_a_blind_round_is_voted_on_once_and_names_come_after_it(client, space):

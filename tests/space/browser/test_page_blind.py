@@ -94,5 +94,5 @@ def test_a_vote_without_a_choice_is_asked_for_again(visit):
     visitor = visit()
     blind_round(visitor, "base", "lora")
     visitor.page.locator("#hf-vote-button").click()
-    visitor.wait_for_status("Nothing is chosen yet")
+    visitor.page.locator("#hf-vote").get_by_text("Nothing is chosen yet").wait_for()
     assert visitor.titles() == ["Answer A", "Answer B"]

@@ -44,7 +44,7 @@ def test_markup_in_every_field_is_shown_as_text(visit):
     assert "not the id of a repo" in visitor.add(MARKUP[:150], MARKUP[:150])
     visitor.open("Link to")
     visitor.page.locator("#hf-make-link").click()
-    visitor.wait_for_status("this dialogue is your own")
+    visitor.page.locator("#hf-link-box").get_by_text("this dialogue is your own").wait_for()
     harmless(visitor)
     assert "<i>by</i>" in visitor.text("#hf-header h1")
 
