@@ -31,6 +31,11 @@ METHODS = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) f
 ADAPTERS = [one for one in METHODS if get_method(one.values[0]).category != "all weights"]
 
 
+def skip_without_bias(method, kind):
+    if method == "bitfit" and kind in ("t5", "llama"):
+        pytest.skip("it has no bias, and bitfit says so")
+
+
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     """Name of a model type to a folder with a random model of it."""
@@ -53,6 +58,7 @@ def summarize_flags(base: Path, folder: Path, output: Path, **more) -> list[str]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_summariser_trains_evaluates_predicts_and_saves(monkeypatch, bases, tmp_path, method):
+    skip_without_bias(method, "t5")
     output = tmp_path / "out"
     smooth = {"label_smoothing_factor": 0.1, "train_sampling_strategy": "group_by_length"}
     flags = summarize_flags(bases["t5"], tmp_path, output, **smooth)
@@ -67,6 +73,7 @@ def test_a_summariser_trains_evaluates_predicts_and_saves(monkeypatch, bases, tm
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_language_model_scripts_metrics_see_the_bases_logits(monkeypatch, bases, tmp_path, method, kind):
+    skip_without_bias(method, kind)
     train, evaluation = dialogues(tmp_path)
     output = tmp_path / "out"
     flags = ["--model_name_or_path", bases[kind], "--train_file", train, "--validation_file", evaluation]
@@ -94,6 +101,7 @@ def metrics_without_hfplug(monkeypatch, base, folder, flags):
 @pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_classifier_with_a_trainer_of_its_own(monkeypatch, bases, tmp_path, method, kind):
+    skip_without_bias(method, kind)
     train, evaluation = labelled(tmp_path)
     output = tmp_path / "out"
     flags = ["--model_name_or_path", bases[kind], "--train_file", train, "--validation_file", evaluation]
@@ -134,6 +142,7 @@ def test_what_does_not_make_sense_is_refused_before_any_work(monkeypatch, bases,
 def test_a_notebook_keeps_its_variables_its_teacher_and_what_its_first_trainer_trained(
     monkeypatch, bases, tmp_path, method
 ):
+    skip_without_bias(method, "llama")
     status, names = run_here(monkeypatch, SCRIPTS / "notebook.py", [bases["llama"], tmp_path / "out"], method)
     assert status == 0
     assert isinstance(names["model"], PeftModel) and names["alias"][0] is names["model"] is names["trainer"].model
@@ -164,6 +173,7 @@ def test_a_model_that_trainer_makes_itself_gets_the_method_each_time(monkeypatch
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(monkeypatch, bases, tmp_path, method):
+    skip_without_bias(method, "t5")
     once, twice = tmp_path / "once", tmp_path / "twice"
     run_here(monkeypatch, SCRIPTS / "summarize.py", summarize_flags(bases["t5"], tmp_path, once), method)
     flags = summarize_flags(bases["t5"], tmp_path, twice, lr_scheduler_type="linear")
@@ -171,6 +181,10 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(monkeypatch, bases, tmp_path
     for file in (twice / "checkpoint-4").iterdir():  # as if it had been killed after step 2
         file.unlink()
     (twice / "checkpoint-4").rmdir()
+    if method == "p_tuning":
+        with pytest.raises(MismatchError, match="computes its prompt by a network, which PEFT does not save"):
+            run_here(monkeypatch, SCRIPTS / "summarize.py", flags, method)
+        return
     run_here(monkeypatch, SCRIPTS / "summarize.py", flags, method)
     for name in ("adapter_model.safetensors", "model.safetensors"):
         if (once / name).exists():
@@ -201,6 +215,7 @@ def test_resuming_with_other_settings_is_refused_with_the_difference(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_script_starts_again_on_its_own_output_folder(monkeypatch, bases, tmp_path, method):
+    skip_without_bias(method, "t5")
     output, again = tmp_path / "out", tmp_path / "again"
     run_here(monkeypatch, SCRIPTS / "summarize.py", summarize_flags(bases["t5"], tmp_path, output), method)
     flags = [word for word in summarize_flags(output, tmp_path, again) if word != "--do_train"]
