@@ -218,7 +218,7 @@ def _numbers(text: str, words: Sequence[Word]) -> Iterator[Word]:
 
 def _is_said(word: Word, numbers: Collection[str]) -> bool:
     whole, parts = readings(word.text)
-    if whole & numbers:
+    if any(number in numbers for number in whole):
         return True
     if len(parts) == 1 or is_grouped(word.text):
         return False

@@ -92,12 +92,12 @@ class PrefixTuning(SoftPrompt):
             )
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
-        """5e-5 with the network on top (Li and Liang 2021, section 5.3); without it far more, as numbers that start
-        at the scale of one are moved themselves (Liu et al. 2022, P-tuning v2, appendix A: 5e-3 to 1e-2)."""
+        """5e-5 with the network on top (Li and Liang 2021); without it far more, as numbers that start at the scale of
+        one are moved themselves (0.2 on the built-in base, benchmarks/demo_rates.py)."""
         if self.prefix_projection == "on":
-            return LearningRate(value=1e-3, low=1e-5, high=1e-2, source="Li and Liang 2021, section 5.3 (5e-5)")
+            return LearningRate(value=1e-3, low=1e-5, high=1e-2, source="Li and Liang 2021 (5e-5)")
         value = 0.2 if anatomy.parameters < 50e6 else 3e-2 if anatomy.parameters < 1e9 else 1e-2
-        return LearningRate(value=value, low=1e-4, high=1.0, source="Liu et al. 2022, P-tuning v2, section 4")
+        return LearningRate(value=value, low=1e-4, high=1.0, source="hfplug, benchmarks/demo_rates.py")
 
     def virtual_tokens(self) -> int:
         return self.num_virtual_tokens
