@@ -97,7 +97,12 @@ class Bottleneck(TuningMethod):
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """3e-5 to 3e-3 were tried on BERT (Houlsby et al. 2019, section 3.2); 1e-4 (Pfeiffer et al. 2021)."""
         value = 1.5e-2 if anatomy.parameters < 50e6 else 1e-3 if anatomy.parameters < 1e9 else 3e-4
-        return LearningRate(value=value, low=3e-5, high=1e-1, source="Houlsby et al. 2019, section 3.2; below 50 M benchmarks/demo_rates.py")
+        return LearningRate(
+            value=value,
+            low=3e-5,
+            high=1e-1,
+            source="Houlsby et al. 2019, section 3.2; below 50 M benchmarks/demo_rates.py",
+        )
 
 
 def _is_expert(name: str) -> bool:

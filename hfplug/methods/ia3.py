@@ -63,4 +63,6 @@ class IA3(TuningMethod):
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """3e-3 with Adafactor (Liu et al. 2022); small models take more, as the scales are few."""
         value = 1e-1 if anatomy.parameters < 50e6 else 1e-2 if anatomy.parameters < 1e9 else 3e-3
-        return LearningRate(value=value, low=1e-4, high=1.0, source="Liu et al. 2022 (3e-3, T0-3B); below 50 M benchmarks/demo_rates.py")
+        return LearningRate(
+            value=value, low=1e-4, high=1.0, source="Liu et al. 2022 (3e-3, T0-3B); below 50 M benchmarks/demo_rates.py"
+        )
