@@ -195,14 +195,14 @@ def _further(task_decoding: Mapping[str, Any]) -> dict[str, Any]:
             hint = did_you_mean(name, [*_OWN, *WARPERS, *_FURTHER])
             raise ServingError(
                 f"The task's decoding holds {name!r}, which is not served.",
-                fix=hint or "Pass max_new_tokens instead of max_length." if "max_length" in name else hint or None,
+                fix="Pass max_new_tokens instead." if "max_length" in name else hint or None,
             )
     return further
 
 
 def make_generation_config(
     own: GenerationConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     decoding: Mapping[str, Any],
     stop_token_ids: Sequence[int] = (),
 ) -> GenerationConfig:
@@ -210,7 +210,7 @@ def make_generation_config(
 
     Args:
         own: The model's; not changed.
-        tokenizer: For the padding token where the model has none.
+        tokenizer: For the padding token where the model has none; None if there is no tokenizer.
         decoding: Keyword arguments of ``generate``.
         stop_token_ids: Ids that end an answer, beside the model's own.
 
@@ -227,7 +227,7 @@ def make_generation_config(
     stops = [token for token in (*ends, *stop_token_ids) if token is not None]
     config.eos_token_id = list(dict.fromkeys(stops)) or None
     if config.pad_token_id is None:
-        pad = tokenizer.pad_token_id
+        pad = getattr(tokenizer, "pad_token_id", None)
         config.pad_token_id = pad if pad is not None else (stops[0] if stops else 0)
     return config
 

@@ -7,13 +7,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from hfplug.errors import MethodError
 from hfplug.serving.decoding import make_generation_config
+from hfplug.serving.prompts import plain_batch
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -122,18 +123,16 @@ class _Asker:
 
     def ask(self, prompts: Sequence[Sequence[int]], config: GenerationConfig | None = None) -> list[list[int]]:
         """Token ids of the answers, each up to and with its end token."""
-        device = next(self.model.parameters()).device
-        side: Literal["left", "right"] = "right" if self.encoder_decoder else "left"
-        ids, mask = _padded(prompts, side, self.config.pad_token_id, device)  # type: ignore[arg-type]
-        target, inputs = self.model, {"input_ids": ids, "attention_mask": mask}
+        batch = plain_batch(prompts, self.model, pad=self.config.pad_token_id)  # type: ignore[arg-type]
+        target, inputs = self.model, batch.inputs
         if self.method is not None:
-            target, inputs = self.method.generation_inputs(self.model, ids, mask)
+            target, inputs = self.method.generation_inputs(self.model, inputs["input_ids"], inputs["attention_mask"])
         with torch.inference_mode():
             output = target.generate(**inputs, generation_config=config or self.config)  # type: ignore[operator]
         if self.encoder_decoder:
             output = output[:, 1:]  # the decoder's start token
         elif "input_ids" in inputs:
-            output = output[:, ids.shape[1] :]
+            output = output[:, batch.prompt_length :]
         return [self._answer(row) for row in output.tolist()]
 
     def first_token(self, prompts: Sequence[Sequence[int]]) -> float:
@@ -149,24 +148,6 @@ class _Asker:
             if token in self.stops:
                 return row[: position + 1]
         return row
-
-
-def _padded(
-    prompts: Sequence[Sequence[int]], side: Literal["left", "right"], pad: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and mask of shape (prompts, longest).
-
-    On the left for a decoder, so that every prompt ends where its answer starts; on the right for an encoder, which
-    counts positions (BART) and the distance to a soft prompt (T5) from the front.
-    """
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), longest), pad, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        start = longest - len(prompt) if side == "left" else 0
-        ids[row, start : start + len(prompt)] = torch.tensor(list(prompt))
-        mask[row, start : start + len(prompt)] = 1
-    return ids.to(device), mask.to(device)
 
 
 def _spread(order: Sequence[int], most: int) -> list[int]:

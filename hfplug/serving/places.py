@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hfplug.methods import TuningMethod
-from hfplug.serving.prompts import Seat, make_batch
+from hfplug.serving.prompts import Seat, make_batch, plain_batch
 from hfplug.serving.routing import Router, changed_modules
 from hfplug.serving.trial import Bench, alone_logits, own_router, try_mixed, try_peft, try_tree
 
@@ -71,7 +71,7 @@ class Place:
             beams: Beams of each row.
         """
         if self.way == "peft":
-            plain = make_batch([Seat(name=None, tree=base)] * len(prompts), prompts, base, pad=pad)
+            plain = plain_batch(prompts, base, pad=pad)
             ids, mask = plain.inputs["input_ids"], plain.inputs["attention_mask"]
             with self.lock:
                 target, inputs = self.method.generation_inputs(self.model, ids, mask)
@@ -89,7 +89,7 @@ class Place:
 @contextlib.contextmanager
 def ready_base(base: nn.Module, prompts: Sequence[Sequence[int]], pad: int) -> Iterator[Ready]:
     """A batch of rows of the base, for the base's own modules. Arguments as of :meth:`Place.ready`."""
-    batch = make_batch([Seat(name=None, tree=base)] * len(prompts), prompts, base, pad=pad)
+    batch = plain_batch(prompts, base, pad=pad)
     yield Ready(model=base, inputs=batch.inputs, prompt_length=batch.prompt_length)
 
 

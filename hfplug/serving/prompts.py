@@ -119,6 +119,15 @@ def make_batch(
     return Batch(rows=rows, inputs=inputs, prompt_length=prefixed + (0 if encoder_decoder else width))
 
 
+def plain_batch(prompts: Sequence[Sequence[int]], model: nn.Module, *, pad: int) -> Batch:
+    """Rows of the base's own modules, or of a variant that sees to its input itself. Arguments of :func:`make_batch`.
+
+    They are padded on the left for a decoder, so that every prompt ends where its answer starts, and on the right for
+    an encoder, which counts positions (BART) and the distance to a soft prompt (T5) from the front.
+    """
+    return make_batch([Seat(name=None, tree=model)] * len(prompts), prompts, model, pad=pad)
+
+
 def _filled_cache(seats: Sequence[Seat], length: int, encoder_decoder: bool) -> Any:
     """A cache that holds each row's prefix, right-aligned; rows without one have zeros there, which are masked."""
     from transformers import DynamicCache, EncoderDecoderCache

@@ -30,6 +30,7 @@ from hfplug.models.base import Base, read_task_type, resolve_base
 from hfplug.models.factory import load_base
 from hfplug.serving.attaching import AsStored, put_variant_on
 from hfplug.serving.clones import bytes_beyond, memory_of
+from hfplug.serving.decoding import make_generation_config
 from hfplug.serving.places import Place, Ready, find_place, ready_base, ready_mixed
 from hfplug.serving.proof import NEW_TOKENS, BaseProof, BaseState, compare_states, read_state
 from hfplug.serving.routing import Router
@@ -106,7 +107,9 @@ class Resident:
         self.model = loaded.model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.encoder_decoder = bool(self.model.config.is_encoder_decoder)  # type: ignore[union-attr]
-        self.pad_token_id = _pad_token(self.model, tokenizer)
+        # It is masked, so that any would do.
+        own: Any = self.model.generation_config
+        self.pad_token_id = int(make_generation_config(own, tokenizer, {}).pad_token_id)  # type: ignore[arg-type]
         self._memory = memory_of([self.model])
         self.base_bytes = sum(self._memory.values())
         self._attaching = threading.Lock()
@@ -355,12 +358,3 @@ class Resident:
 
 def _group(variant: Attached) -> str:
     return MIXED if variant.batching == "mixed" else f"alone: {variant.name}"
-
-
-def _pad_token(model: nn.Module, tokenizer: Any) -> int:
-    """The id that fills up short rows; it is masked, so that any would do."""
-    config: Any = model.generation_config
-    end = config.eos_token_id
-    first_end = end[0] if isinstance(end, list) and end else end
-    candidates = (config.pad_token_id, getattr(tokenizer, "pad_token_id", None), first_end)
-    return int(next((one for one in candidates if isinstance(one, int)), 0))

@@ -8,7 +8,6 @@ this variant may be mixed; if not, or if the router cannot do it, the variant ru
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 
 from hfplug.errors import ServingError
 from hfplug.methods import TuningMethod
-from hfplug.serving.prompts import Seat, make_batch
+from hfplug.serving.decoding import make_generation_config
+from hfplug.serving.prompts import Seat, make_batch, plain_batch
 from hfplug.serving.routing import Router
 
 # Of the logits' root mean square: what the order of additions does in each number format.
@@ -154,7 +154,7 @@ def peft_logits(bench: Bench, method: TuningMethod, tuned: nn.Module, prompts: S
     """What PEFT gives a variant for these rows in one batch. Arguments and result as of :func:`alone_logits`."""
     tree = vars(tuned.get_base_model() if hasattr(tuned, "peft_config") else tuned)  # type: ignore[operator]
     before = set(tree)
-    plain = make_batch([Seat(name=None, tree=bench.model)] * len(prompts), prompts, bench.model, pad=bench.pad)
+    plain = plain_batch(prompts, bench.model, pad=bench.pad)
     target, inputs = method.generation_inputs(tuned, plain.inputs["input_ids"], plain.inputs["attention_mask"])
     found = _logits(target, inputs, bench.forced, bench.pad)
     # PEFT leaves its own prepare_inputs_for_generation on the base of an encoder-decoder with a soft prompt.
@@ -286,14 +286,12 @@ def greedy_config(model: nn.Module, pad: int, new_tokens: int) -> Any:
         pad: Id for padding.
         new_tokens: Length of the answer.
     """
-    config = copy.deepcopy(model.generation_config)  # type: ignore[arg-type]
-    config.update(
-        do_sample=False, num_beams=1, max_new_tokens=new_tokens, min_new_tokens=new_tokens, max_length=None,
-        pad_token_id=pad, return_dict_in_generate=True, output_logits=True, repetition_penalty=1.0,
-        no_repeat_ngram_size=0, temperature=None, top_p=None, top_k=None,
-        forced_bos_token_id=None, forced_eos_token_id=None,
-    )  # fmt: skip
-    return config
+    settings = {
+        "max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "pad_token_id": pad, "do_sample": False,
+        "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "forced_bos_token_id": None,
+        "forced_eos_token_id": None, "return_dict_in_generate": True, "output_logits": True,
+    }  # fmt: skip
+    return make_generation_config(model.generation_config, None, settings)  # type: ignore[arg-type]
 
 
 class _Forced:
