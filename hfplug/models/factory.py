@@ -27,7 +27,7 @@ from hfplug.models.base import (
     task_type_of,
     tokenizer_source,
 )
-from hfplug.models.quantize import bitsandbytes_config, settle_four_bit_layers
+from hfplug.models.quantize import bitsandbytes_config, layers_to_keep, settle_four_bit_layers
 from hfplug.models.tryout import try_out
 
 logger = logging.getLogger(__name__)
@@ -245,22 +245,10 @@ def _only_a_pickle(name: str, why: str) -> BaseModelError:
 
 
 def _modules_to_keep(base: Base, task_type: str, kwargs: dict[str, Any]) -> list[str]:
-    """Modules that 4 bits would ruin: what starts at random, and the output head with all that is tied to it.
-
-    They are found on the ``meta`` device, before a weight is read.
-    """
-    from transformers.quantizers.base import get_keys_to_not_convert
-
+    """Modules that 4 bits would ruin, found on the ``meta`` device, before a weight is read."""
     on_meta = {key: value for key, value in kwargs.items() if key != "device_map"}
     model, missing = _from_pretrained(base, task_type, {**on_meta, "device_map": "meta"})
-    kept = [*get_keys_to_not_convert(model), *new_modules(model, task_type, missing)]
-    if base.config.model_type in hardware.T5_FAMILY:
-        # Its input is cast to its weight's dtype, which for packed 4-bit weights is that of bytes. transformers keeps
-        # it for T5 itself, and not for LongT5.
-        kept.append("wo")
-    if any(name.endswith(".dt_proj") for name, _ in model.named_modules()):
-        kept.append("dt_proj")  # Mamba multiplies with its weight itself, and in 4 bits that is bytes
-    return list(dict.fromkeys(kept))
+    return layers_to_keep(model, new_modules(model, task_type, missing))
 
 
 def _choose_dtype(base: Base, method: TuningMethod, dtype: str | torch.dtype) -> torch.dtype:

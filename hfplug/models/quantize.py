@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +61,29 @@ def bitsandbytes_config(
         bnb_4bit_quant_storage=storage,
         llm_int8_skip_modules=skip_modules,
     )
+
+
+def layers_to_keep(model: nn.Module, new: Iterable[str] = ()) -> list[str]:
+    """What 4 bits would ruin in a model: names, or endings of names, of modules.
+
+    Args:
+        model: A transformers model, on any device, ``meta`` included.
+        new: Full names of modules that start at random.
+
+    Returns:
+        The output head with all that is tied to it, what starts at random, and layers that some model uses in a way
+        that packed bytes do not bear.
+    """
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    kept = [*get_keys_to_not_convert(model), *new]
+    if model.config.model_type in hardware.T5_FAMILY:  # type: ignore[union-attr]
+        # Its input is cast to its weight's dtype, which for packed 4-bit weights is that of bytes. transformers keeps
+        # it for T5 itself, and not for LongT5.
+        kept.append("wo")
+    if any(name.endswith(".dt_proj") for name, _ in model.named_modules()):
+        kept.append("dt_proj")  # Mamba multiplies with its weight itself, and in 4 bits that is bytes
+    return list(dict.fromkeys(kept))
 
 
 def settle_four_bit_layers(model: nn.Module) -> None:

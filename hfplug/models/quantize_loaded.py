@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from hfplug.methods import Quantization
-from hfplug.models import hardware
-from hfplug.models.quantize import bitsandbytes_config, settle_four_bit_layers
+from hfplug.models.quantize import bitsandbytes_config, layers_to_keep, settle_four_bit_layers
 
 
 def quantize_loaded(
@@ -36,12 +35,8 @@ def quantize_loaded(
         MissingExtraError: bitsandbytes is not installed.
     """
     from transformers.quantizers.auto import AutoHfQuantizer
-    from transformers.quantizers.base import get_keys_to_not_convert
 
-    kept = list(dict.fromkeys([*get_keys_to_not_convert(model), *keep]))
-    if model.config.model_type in hardware.T5_FAMILY:
-        # Its input is cast to its weight's dtype, which for packed 4-bit weights is that of bytes.
-        kept.append("wo")
+    kept = layers_to_keep(model, keep)
     config = bitsandbytes_config(recipe, model_type=model.config.model_type, skip_modules=kept)
     if device is not None:
         model.to(device)
