@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from hfplug.adapters.task import Task
 from hfplug.models.anatomy import count_parameters
 from hfplug.serving.info import VariantInfo
-from hfplug.serving.shelf import BASE, Version
+from hfplug.serving.resident import BASE, Attached, Resident
+from hfplug.serving.shelf import Version
 
 if TYPE_CHECKING:
     from hfplug.adapters.probe import ProbeResult
     from hfplug.serving.proof import BaseProof
-    from hfplug.serving.resident import Attached, Resident
 
 
 def describe(version: Version) -> VariantInfo:
@@ -22,7 +22,7 @@ def describe(version: Version) -> VariantInfo:
         version: Of the shelf; not the base.
     """
     facts, resident = version.facts, version.resident
-    assert facts is not None and resident is not None
+    assert facts is not None
     notes = list(facts.notes)
     if version.recipe is not None:
         notes.append("It is on a copy of the base in 4 bits.")

@@ -188,9 +188,7 @@ class Engine:
                             job.request.fail(told(error, job))
                 here = [job for job in jobs if job.version in held.present]
                 if here:
-                    resident = here[0].version.resident
-                    assert resident is not None
-                    fitting = answer(resident, here, self.turns)
+                    fitting = answer(here[0].version.resident, here, self.turns)
                     if fitting is not None:
                         self._max_rows = min(self._max_rows, fitting)
             finally:

@@ -76,6 +76,11 @@ class Attached:
     probe: ProbeResult | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def group(self) -> str:
+        """Rows of which this is equal may share a pass."""
+        return MIXED if self.batching == "mixed" else f"alone: {self.name}"
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -251,7 +256,7 @@ class Resident:
         """
         if name == BASE:
             return BASE
-        return _group(self._variant(self._table, name))
+        return self._variant(self._table, name).group
 
     def passes(self, names: Sequence[str], prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """How rows of one group have to be spread over passes: all in one, unless that changes their answers.
@@ -339,7 +344,7 @@ class Resident:
                 f"{len(names)} names and {len(prompts)} prompts came; each row needs a name and a prompt of one token"
                 " or more."
             )
-        groups = {BASE if name == BASE else _group(self._variant(table, name)) for name in names}
+        groups = {BASE if name == BASE else self._variant(table, name).group for name in names}
         if len(groups) > 1:
             raise ServingError(f"These rows cannot share a pass: {', '.join(sorted(groups))}.", fix="Ask them apart.")
 
@@ -354,7 +359,3 @@ class Resident:
                 **ready.inputs, generation_config=greedy_config(ready.model, self.pad_token_id, NEW_TOKENS)
             )
         return output.sequences[0, ready.prompt_length :].tolist(), torch.cat(output.logits).float().cpu()
-
-
-def _group(variant: Attached) -> str:
-    return MIXED if variant.batching == "mixed" else f"alone: {variant.name}"

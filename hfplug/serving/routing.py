@@ -212,7 +212,6 @@ class Router:
 
     def __init__(self, base: nn.Module, trees: Mapping[str, tuple[nn.Module, Sequence[str]]]) -> None:
         self.model = share(base)
-        self.names = frozenset(trees)
         changed = {path for _, paths in trees.values() for path in paths}
         own: dict[str, dict[str, nn.Module]] = {}
         for name, (tree, paths) in trees.items():

@@ -21,7 +21,7 @@ from hfplug.serving.engine import Engine
 from hfplug.serving.info import Batching, BatchingDecision, Limits, ServiceMemory, VariantInfo, process_bytes
 from hfplug.serving.passes import Job
 from hfplug.serving.prompting import Prompter
-from hfplug.serving.resident import Resident
+from hfplug.serving.resident import MIXED, Resident
 from hfplug.serving.shelf import Shelf, Version
 from hfplug.serving.turns import Turns
 
@@ -293,7 +293,6 @@ class Service:
             if version.facts is None:
                 self._require_proof()
             resident, facts = version.resident, version.facts
-            assert resident is not None
             chosen = task or self._task_of(version)
             most = self.limits.max_new_tokens
             settled = settle(decoding, chosen.decoding, version.own_decoding, most_new_tokens=most)
@@ -349,7 +348,7 @@ class Service:
         """Time again when there are twice as many variants that can share a pass as last time."""
         if self._batching != "auto":
             return
-        mixable = [one for one in self._shelf.all_current() if self._shelf.group_of(one) == (None, "mixed")]
+        mixable = [one for one in self._shelf.all_current() if self._shelf.group_of(one) == (None, MIXED)]
         if len(mixable) < max(2, 2 * self._timed_for):
             return
         self._timed_for = len(mixable)

@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch import nn
+
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.foreign import recipe_of
 from hfplug.adapters.load import method_of
 from hfplug.errors import ServingError, did_you_mean
+from hfplug.serving.resident import BASE, MIXED, Attached, Resident
 
 if TYPE_CHECKING:
     from hfplug.methods import Quantization
-    from hfplug.serving.resident import Attached, Resident
 
 logger = logging.getLogger(__name__)
-
-BASE = "base"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -36,9 +36,9 @@ class Version:
     Attributes:
         name: As askers call it.
         key: As the resident base calls it.
+        resident: The base that it is on.
         folder: Where it is read from; None for the base.
         recipe: How its base is quantised, or None.
-        resident: The base that it is on.
         options: Further arguments of ``Resident.attach``.
         stamp: Sizes and times of the folder's files, to notice that it is not the same any more.
         facts: What it was found to be when it was attached, without the model; None for the base.
@@ -52,9 +52,9 @@ class Version:
 
     name: str
     key: str
+    resident: Resident
     folder: Path | None = None
     recipe: Quantization | None = None
-    resident: Resident | None = None
     options: dict[str, Any] = field(default_factory=dict)
     stamp: tuple[Any, ...] = ()
     facts: Attached | None = None
@@ -154,7 +154,7 @@ class Shelf:
         if version.facts is None:
             return None, BASE
         # Not asked of the resident, as the version may be on disk now.
-        return version.recipe, "mixed" if version.facts.batching == "mixed" else f"alone: {version.key}"
+        return version.recipe, version.facts.group
 
     # ----------------------------------------------------------------------------------- coming and going
 
@@ -181,9 +181,17 @@ class Shelf:
                 key = name if all(name != one.key for one in self._versions) else f"{name} ({next(self._count)})"
             stamp = _stamp(adapter)
             facts = resident.attach(key, adapter.path, **options)
-            version = Version(name=name, key=key, folder=adapter.path, recipe=recipe, resident=resident)
-            version.options, version.stamp, version.facts = options, stamp, _light(facts)
-            version.own_decoding = facts.model.generation_config
+            version = Version(
+                name=name,
+                key=key,
+                resident=resident,
+                folder=adapter.path,
+                recipe=recipe,
+                options=options,
+                stamp=stamp,
+                facts=_light(facts),
+                own_decoding=facts.model.generation_config,
+            )
             try:
                 self._require_room(name, version.held_bytes)
             except ServingError:
@@ -285,7 +293,7 @@ class Shelf:
     def _bring_back(self, version: Version) -> None:
         """Attach a version again, as soon as there is room."""
         self._require_room(version.name, version.held_bytes)
-        assert version.folder is not None and version.resident is not None
+        assert version.folder is not None
         adapter = AdapterDir.open(version.folder)
         if _stamp(adapter) != version.stamp:
             raise ServingError(
@@ -327,7 +335,6 @@ class Shelf:
 
     def _take_out(self, version: Version) -> None:
         version.in_memory = False
-        assert version.resident is not None
         version.resident.detach(version.key)
         logger.info("%s left memory (%d bytes).", version.key, version.held_bytes)
 
@@ -355,7 +362,7 @@ def _check_name(name: str) -> None:
         raise ServingError(
             f"A variant's name is 1 to 100 printable characters, not {name!r}.", fix="Pass a short name."
         )
-    if name.lower() in (BASE, "mixed"):
+    if name.lower() in (BASE, MIXED):
         raise ServingError(f"The name {name!r} is taken.", fix="Pass another name.")
 
 
@@ -367,6 +374,4 @@ def _stamp(adapter: AdapterDir) -> tuple[Any, ...]:
 
 def _light(attached: Attached) -> Attached:
     """The same without the model, so that remembering it holds no memory."""
-    from torch import nn
-
     return dataclasses.replace(attached, model=nn.Module())
