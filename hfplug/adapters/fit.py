@@ -15,10 +15,12 @@ import torch
 from torch import nn
 
 from hfplug.adapters.adapter_dir import AdapterDir
+from hfplug.adapters.card_front import task_type
 from hfplug.adapters.files import file_sha256, settings_sha256
 from hfplug.adapters.fingerprint import count_embedding_rows
 from hfplug.adapters.safetensors_header import read_header
 from hfplug.errors import AdapterError, MismatchError
+from hfplug.methods.method import CLASSIFICATION, TOKENS
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +135,7 @@ def count_saved_labels(adapter: AdapterDir) -> int | None:
 
     The last layer of a head has a row a label; the layers before it have as many as the model is wide.
     """
-    if adapter.num_labels is not None or adapter.config.get("task_type") not in ("SEQ_CLS", "TOKEN_CLS"):
+    if adapter.num_labels is not None or task_type(adapter) not in (CLASSIFICATION, TOKENS):
         return adapter.num_labels
     heads = {"classifier", "score", *(adapter.config.get("modules_to_save") or ())}
     rows = [

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hfplug.adapters.adapter_dir import AdapterDir
+from hfplug.adapters.card_front import task_type as stated_task_type
 from hfplug.adapters.files import TOKENIZER
 from hfplug.adapters.fit import check_files, check_finite, count_saved_labels
 from hfplug.adapters.foreign import method_of, recipe_of
@@ -21,15 +22,13 @@ from hfplug.models.anatomy import read_anatomy
 from hfplug.models.base import Base, read_task_type, resolve_base, tokenizer_source
 from hfplug.models.factory import Applied, load_base, remember
 
-__all__ = ["find_tokenizer", "load_adapter", "method_of", "verify_adapter"]
+__all__ = ["find_base", "find_tokenizer", "load_adapter", "method_of", "verify_adapter"]
 
 logger = logging.getLogger(__name__)
 
 Offline = Literal["auto", "on"]
 _VERIFY = ("off", "lock", "probe")
 _OPTIONS: dict[str, Any] = {"dtype": "auto", "device": None, "device_map": None, "token": None, "offline": "auto"}
-# Of PEFT, beyond those that hfplug trains.
-_FURTHER_TASK_TYPES = frozenset({"TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"})
 
 
 def load_adapter(
@@ -113,6 +112,29 @@ def verify_adapter(path: str | Path, **load: Any) -> ProbeResult:
     return _probe(adapter, model, tokenizer)
 
 
+def find_base(adapter: AdapterDir, base: str | Path | None = None, revision: str | None = None, **options: Any) -> Base:
+    """The base of an adapter, at the commit and with as many labels as it was trained with.
+
+    Args:
+        adapter: The adapter's folder.
+        base: Repo id or folder of the base, if it is not where it was.
+        revision: Commit of the base, if it is not the one that the adapter names.
+        options: As for :func:`~hfplug.models.base.resolve_base`: ``token``, ``offline``, ``trust_remote_code``.
+
+    Raises:
+        AdapterError: The adapter does not say which base it is for, and none is given.
+        BaseModelError: The base cannot be found.
+    """
+    name = str(base) if base is not None else adapter.base_name
+    if not name:
+        raise AdapterError(
+            f"The adapter in {str(adapter.path)!r} does not say which base it is for.",
+            fix="Pass base='repo id or folder of the base' (--base on the command line).",
+        )
+    revision = revision or (adapter.base_revision if base is None else None)
+    return resolve_base(name, revision=revision, num_labels=count_saved_labels(adapter), **options)
+
+
 def find_tokenizer(
     adapter: AdapterDir | None, base: Base | None, *, token: str | None = None, offline: Offline = "auto"
 ) -> Any:
@@ -179,14 +201,8 @@ def _load(
     if adapter.kind == "full":
         model, tokenizer = _load_full(adapter, tokenizer, task_type, trust_remote_code, verify, options)
     else:
-        found = resolve_base(
-            _base_name(adapter, base),
-            revision=revision or (adapter.base_revision if base is None else None),
-            trust_remote_code=trust_remote_code,
-            num_labels=count_saved_labels(adapter),
-            token=options["token"],
-            offline=options["offline"],
-        )
+        places = {"token": options["token"], "offline": options["offline"]}
+        found = find_base(adapter, base, revision, trust_remote_code=trust_remote_code, **places)
         model, tokenizer = _load_peft(adapter, found, tokenizer, task_type, verify, options)
     return model, tokenizer, adapter
 
@@ -202,20 +218,10 @@ def _options(dtype: Any, device: Any, device_map: Any, token: str | None, offlin
     return {"dtype": dtype, "device_map": device_map, "token": token, "offline": offline}
 
 
-def _base_name(adapter: AdapterDir, base: str | Path | None) -> str:
-    name = str(base) if base is not None else adapter.base_name
-    if not name:
-        raise AdapterError(
-            f"The adapter in {str(adapter.path)!r} does not say which base it is for.",
-            fix="Pass base='repo id or folder of the base'.",
-        )
-    return name
-
-
 def _load_peft(
     adapter: AdapterDir, found: Base, tokenizer: Any, task_type: str | None, verify: Verify, options: dict[str, Any]
 ) -> tuple[nn.Module, Any]:
-    kind = _task_type(adapter, found, task_type)
+    kind = read_task_type(found.config, task_type or stated_task_type(adapter))
     method = method_of(adapter)
     recipe = None if getattr(found.config, "quantization_config", None) else recipe_of(adapter, method)
     model, missing = load_base(found, kind, method, quantization=recipe, **options)
@@ -261,18 +267,6 @@ def _check_full(adapter: AdapterDir, model: nn.Module, tokenizer: Any) -> None:
     wrong = [text for text in differences if getattr(text, "kind", "base") in ("tokenizer", "task")]
     if wrong:
         raise MismatchError("This model's folder does not fit its lock: " + " ".join(wrong))
-
-
-def _task_type(adapter: AdapterDir, found: Base, given: str | None) -> str:
-    named = given or adapter.config.get("task_type")
-    if given is None and named in _FURTHER_TASK_TYPES:
-        return str(named)
-    if named is None:
-        mapping = adapter.config.get("auto_mapping")
-        cls = str(mapping.get("base_model_class") or "") if isinstance(mapping, dict) else ""
-        endings = {"ForCausalLM": "causal", "LMHeadModel": "causal", "ForSequenceClassification": "classification"}
-        named = next((kind for ending, kind in endings.items() if cls.endswith(ending)), None)
-    return read_task_type(found.config, named)
 
 
 def _probe(adapter: AdapterDir, model: nn.Module, tokenizer: Any) -> ProbeResult:

@@ -29,9 +29,9 @@ from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.card import render_card
 from hfplug.adapters.card_front import task_type
 from hfplug.adapters.files import CARD, CONFIG, LOCK, RECORD, TASK, copy_file, file_sha256, refuse_taken
-from hfplug.adapters.fit import check_files, check_finite, count_saved_labels
+from hfplug.adapters.fit import check_files, check_finite
 from hfplug.adapters.foreign import method_of, recipe_of
-from hfplug.adapters.load import find_tokenizer
+from hfplug.adapters.load import find_base, find_tokenizer
 from hfplug.adapters.lock import Lock, make_lock
 from hfplug.adapters.merge_check import compare_merged
 from hfplug.adapters.merge_shards import Plan, plan_shards, write_config, write_shards
@@ -118,14 +118,15 @@ def merge_adapter(
     adapter = adapter if isinstance(adapter, AdapterDir) else AdapterDir.open(adapter)
     method = _check_request(adapter, out, dtype, check, into)
     places: dict[str, Any] = {"token": token, "offline": offline}
-    found = _find_base(adapter, base, revision, trust_remote_code=trust_remote_code, **places)
+    found = find_base(adapter, base, revision, trust_remote_code=trust_remote_code, **places)
+    _refuse_quantised(found)
     check_files(adapter)
     check_finite(adapter)
     job = _Job(
         adapter=adapter,
         method=method,
         base=found,
-        task_type=task_type(adapter) or read_task_type(found.config),
+        task_type=read_task_type(found.config, task_type(adapter)),
         dtype=dtype,
         into=into,
         check=check,
@@ -369,19 +370,10 @@ def _or_with_peft(adapter: AdapterDir) -> str:
     return " or PEFT (hfplug export … --for peft)" if is_of_peft(adapter) else ""
 
 
-def _find_base(adapter: AdapterDir, base: str | Path | None, revision: str | None, **options: Any) -> Base:
-    name = str(base) if base is not None else adapter.base_name
-    if not name:
-        raise AdapterError(
-            f"The adapter in {str(adapter.path)!r} does not say which base it is for.",
-            fix="Pass --base with its repo id or folder (base= in Python).",
-        )
-    revision = revision or (adapter.base_revision if base is None else None)
-    found = resolve_base(name, revision=revision, num_labels=count_saved_labels(adapter), **options)
+def _refuse_quantised(found: Base) -> None:
     if getattr(found.config, "quantization_config", None):
         raise AdapterError(
             f"The weights of the base {found.name!r} are stored quantised; merged into them, most of what the adapter"
             " has learnt would be rounded away.",
             fix="Pass --base with the unquantised model that it was made from (base= in Python).",
         )
-    return found

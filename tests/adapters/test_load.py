@@ -176,12 +176,15 @@ def test_a_type_that_the_installed_peft_does_not_know_says_what_to_type(tmp_path
         load_adapter(folder)
 
 
-def test_a_token_classifier_of_plain_peft_loads_with_its_number_of_labels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task_type", ["TOKEN_CLS", None], ids=["named", "by its class"])
+def test_a_token_classifier_of_plain_peft_loads_with_its_number_of_labels(
+    tmp_path: Path, task_type: str | None
+) -> None:
     sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     plain = BertForTokenClassification(BertConfig(**sizes, num_attention_heads=2))
     plain.bert.save_pretrained(tmp_path / "base")
     base = BertForTokenClassification.from_pretrained(tmp_path / "base", num_labels=5)
-    config = LoraConfig(task_type="TOKEN_CLS", target_modules=["query"], modules_to_save=["classifier"])
+    config = LoraConfig(task_type=task_type, target_modules=["query"], modules_to_save=["classifier"])
     model = shake(get_peft_model(base, config))
     loaded = load_adapter(export(model, tmp_path / "adapter", tmp_path / "base", lock="no"))
     assert torch.equal(logits(loaded), logits(model)) and logits(loaded).shape[-1] == 5
