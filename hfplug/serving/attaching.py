@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -235,11 +236,4 @@ def _saved_numbers(adapter: AdapterDir) -> int:
     known = adapter.record.parameter_efficiency.get("trainable_parameters") if adapter.record is not None else None
     if isinstance(known, int):
         return known
-    total = 0
-    for file in adapter.weights:
-        for entry in read_header(file).values():
-            count = 1
-            for length in entry["shape"]:
-                count *= int(length)
-            total += count
-    return total
+    return sum(math.prod(entry["shape"]) for file in adapter.weights for entry in read_header(file).values())

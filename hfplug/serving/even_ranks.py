@@ -8,8 +8,6 @@ factor between the layer's own scale and the common one: B A stays what it was, 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ def even_ranks(adapter: AdapterDir, folder: Path) -> tuple[AdapterDir, list[str]
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     if not ranks and not alphas:
         return adapter, []
+    from peft.utils.other import get_pattern_key
     from safetensors.torch import load_file
 
     tensors = {name: tensor for file in adapter.weights for name, tensor in load_file(file).items()}
@@ -46,7 +45,8 @@ def even_ranks(adapter: AdapterDir, folder: Path) -> tuple[AdapterDir, list[str]
         other = name.removesuffix(ending) + _PAIRS[ending]
         a, b = tensors[name], tensors[other]
         rank = a.shape[0]
-        factor = _scale(float(_matching(alphas, module, config["lora_alpha"])), rank, rslora) / common
+        alpha = alphas.get(get_pattern_key(alphas, module), config["lora_alpha"])
+        factor = _scale(float(alpha), rank, rslora) / common
         # Scaled in float32: a half-precision B would be rounded on the way.
         scaled = (b.float() * factor).to(b.dtype)
         tensors[name] = torch.nn.functional.pad(a, (0, 0, 0, highest - rank))
@@ -58,8 +58,3 @@ def even_ranks(adapter: AdapterDir, folder: Path) -> tuple[AdapterDir, list[str]
 
 def _scale(alpha: float, rank: int, rslora: bool) -> float:
     return alpha / (math.sqrt(rank) if rslora else rank)
-
-
-def _matching(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
-    """As PEFT's ``get_pattern_key``: a key matches the end of a module's name, from a dot on; the first one counts."""
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
