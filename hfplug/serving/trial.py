@@ -9,6 +9,7 @@ this variant may be mixed; if not, or if the router cannot do it, the variant ru
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,7 +21,9 @@ from hfplug.errors import ServingError
 from hfplug.methods import TuningMethod
 from hfplug.serving.decoding import make_generation_config
 from hfplug.serving.prompts import Seat, make_batch, plain_batch
-from hfplug.serving.routing import Router
+from hfplug.serving.routing import CannotRoute, Router
+
+logger = logging.getLogger(__name__)
 
 # Of the logits' root mean square: what the order of additions does in each number format.
 _ROUNDING = {torch.float64: 1e-5, torch.float32: 2e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -28,7 +31,8 @@ _ROUNDING = {torch.float64: 1e-5, torch.float32: 2e-4, torch.float16: 1e-2, torc
 _ROUNDING_FOUR_BIT = 2e-2
 # Beyond this it is no longer rounding.
 _NO_ROUNDING = 0.3
-# What the code of some model or method raises where it does not take what it is given.
+# What the code of some model or method, which may be of any architecture, raises where it does not take what it is
+# given. Each is told: in a ServingError with its cause, or as the reason why rows do not share a batch.
 _FAILURES = (ValueError, RuntimeError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError)
 _STEPS = 2
 _LENGTHS = (7, 4, 6)
@@ -121,13 +125,18 @@ def _measure(model: nn.Module, pad: int, prompts: tuple[tuple[int, ...], ...], f
     try:
         together = _run(model, model, [seat] * len(prompts), prompts, forced, pad)
         noise = difference(together, alone)
-    except _FAILURES:
+    except _FAILURES as error:
+        logger.info("A %s does not take rows in one batch (%s).", type(model).__name__, _what(error), exc_info=True)
         noise = float("inf")
     return Bench(model=model, pad=pad, prompts=prompts, forced=forced, alone=alone, noise=noise)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _what(error: Exception) -> str:
+    return f"{type(error).__name__}: {_first_line(error)}"
 
 
 def alone_logits(bench: Bench, method: TuningMethod, tuned: nn.Module) -> Tensor:
@@ -245,8 +254,11 @@ def _guarded(run: Callable[[], str]) -> str:
     """Whatever a model of any architecture raises in a batch of several variants means that it does not take one."""
     try:
         return run()
-    except Exception as error:
+    except CannotRoute as error:  # said on purpose
         return _first_line(error)
+    except Exception as error:  # so that a mistake in the routing shows too, in the variant's batching_reason
+        logger.info("A trial failed.", exc_info=True)
+        return _what(error)
 
 
 def _run(
