@@ -45,9 +45,12 @@ class RowChoice(LogitsProcessor):
         """Scores of shape (rows times beams, vocabulary), with each row's settings applied."""
         beams = scores.shape[0] // len(self.settings)
         step = input_ids.shape[1] - self.prompt_length
-        for row, settings in enumerate(self.settings):
-            if not self.penalties[row] and settings.temperature == 0:
-                continue
+        changing = [row for row, one in enumerate(self.settings) if self.penalties[row] or one.temperature > 0]
+        if not changing:
+            return scores
+        found = scores.clone()
+        for row in changing:
+            settings = self.settings[row]
             own = slice(row * beams, (row + 1) * beams)
             ids = self._own_tokens(row, input_ids[own])
             changed = scores[own]
@@ -57,9 +60,8 @@ class RowChoice(LogitsProcessor):
                 for processor in self.warpers[row]:
                     changed = processor(ids, changed)
                 changed = _only(changed, _draw(changed[0], settings.seed, step))
-            scores = scores.clone()
-            scores[own] = changed
-        return scores
+            found[own] = changed
+        return found
 
     def __deepcopy__(self, memo: object) -> RowChoice:
         return self  # nothing in it changes
