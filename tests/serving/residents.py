@@ -38,7 +38,7 @@ from transformers import (
 
 import hfplug
 from hfplug.adapters.load import load_adapter
-from hfplug.errors import HfplugError
+from hfplug.errors import MethodError
 
 KINDS = ("llama", "gpt2", "t5", "bart")
 VOCABULARY = 96
@@ -159,6 +159,8 @@ PEFT_VARIANTS: dict[str, Callable[[str], Any]] = {
     ),
     "oft": lambda kind: OFTConfig(task_type=_task(kind), target_modules=_FEED_FORWARD[kind], oft_block_size=8, r=0),
 }
+# OFT has no layer for gpt2's Conv1D.
+_NOT_OF_PEFT = {("gpt2", "oft")}
 # Of hfplug: every method that can be trained over weights that are not quantised.
 METHODS = tuple(
     name for name in hfplug.method_names() if name != "full" and hfplug.get_method(name)().quantization() is None
@@ -195,10 +197,12 @@ def make_adapter(base: Path, kind: str, variant: str, folder: Path) -> Path:
 @functools.cache
 def _cached(base: str, kind: str, variant: str) -> str | None:
     folder = Path(base).parent / f"{kind}-{variant.replace(':', '-')}"
+    if (kind, variant) in _NOT_OF_PEFT:
+        return None
     try:
         return str(make_adapter(Path(base), kind, variant, folder))
-    except (HfplugError, ValueError, TypeError):
-        return None  # the method does not work on this kind of model
+    except MethodError:
+        return None  # hfplug's method does not work on this kind of model
 
 
 def adapter_of(base: Path, kind: str, variant: str) -> Path | None:
