@@ -5,9 +5,9 @@
 
 For each pair the method is put on, trained for three steps under Trainer with hfplug's callbacks (whose guard stops
 where a trainable tensor gets no gradient), exported, loaded onto a fresh base (the logits must be those of the trained
-model, within 1e-5) and switched off (the logits must be the base's, bit for bit; not asked of classifiers, whose head is
-random at every load, nor over 4 bits). Prints a line for each pair that does not work, and how many do. What is refused
-in words is told from what crashes or differs.
+model, within 1e-5) and switched off (the logits must be those of the base, bit for bit; not asked of classifiers, whose
+head is random at every load, nor over 4 bits). Prints a line for each pair that does not work, and how many do. What is
+refused in words is told from what crashes or differs.
 """
 
 from __future__ import annotations
