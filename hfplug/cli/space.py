@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,8 @@ def _serve(parsed: argparse.Namespace) -> int:
     from hfplug.cli.main import quieten_transformers
 
     quieten_transformers()
+    what = f"the base and {len(config.variants)} variants" if config.variants else "the base"
+    print(f"hfplug: loading {what}; each is tried out first", file=sys.stderr, flush=True)
     app = module.create_app(config)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -164,8 +167,6 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 def _warn_of(host: str) -> None:
-    import sys
-
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(
             f"hfplug: warning: listening on {host}, so other machines can reach this page, over plain HTTP.",
