@@ -26,7 +26,7 @@ from hfplug.errors import AdapterError, BaseModelError
 from hfplug.models.base import Base, auto_class
 
 # Starting values that leave the base as it is. The others (PiSSA, OLoRA, CorDA, LoftQ) take their part out of it.
-HARMLESS_STARTS = frozenset({"gaussian", "eva", "orthogonal", "lora_ga"})
+_HARMLESS_STARTS = frozenset({"gaussian", "eva", "orthogonal", "lora_ga"})
 # Settings of PEFT's LoraConfig that make it more than W + s * B A beside existing layers.
 _MORE_THAN_LORA = (
     "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias", "modules_to_save",
@@ -167,11 +167,18 @@ def write_config(plan: Plan, base: Base, folder: Path, dtype: torch.dtype | None
 
 def _not_plain(adapter: AdapterDir) -> str:
     """Why an adapter is no plain LoRA; an empty text if it is one."""
-    config = adapter.config
-    if str(config.get("peft_type")).upper() != "LORA":
-        return f"it is no LoRA but {config.get('peft_type')}"
+    kind = adapter.config.get("peft_type")
+    return more_than_lora(adapter.config) if str(kind).upper() == "LORA" else f"it is no LoRA but {kind}"
+
+
+def more_than_lora(config: Mapping[str, Any]) -> str:
+    """Why a LoRA is more than W + s * B A beside existing layers; an empty text if it is not.
+
+    Args:
+        config: Its settings, as in PEFT's ``adapter_config.json``.
+    """
     start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower() not in HARMLESS_STARTS:
+    if isinstance(start, str) and start.lower() not in _HARMLESS_STARTS:
         return f"init_lora_weights={start!r} changes the base when it is loaded"
     if config.get("bias", "none") != "none":
         return f"it has trained biases (bias={config['bias']!r})"

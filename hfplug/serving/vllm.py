@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hfplug.adapters.adapter_dir import AdapterDir
-from hfplug.adapters.merge_shards import HARMLESS_STARTS
+from hfplug.adapters.merge_shards import more_than_lora
 from hfplug.adapters.safetensors_header import read_header
 from hfplug.errors import MethodError
 from hfplug.methods.method import CAUSAL
@@ -50,12 +50,6 @@ _TAKES_LORA = frozenset(
         "Rnj1ForCausalLM", "SarvamMLAForCausalLM", "SarvamMoEForCausalLM", "SolarForCausalLM",
         "TeleChat2ForCausalLM", "TeleChat3ForCausalLM", "TeleFLMForCausalLM",
     }
-)  # fmt: skip
-# Settings of PEFT's LoraConfig that vLLM refuses, and those that it does not know and would leave out in silence.
-_REFUSED = (
-    "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias", "modules_to_save",
-    "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora",
-    "velora_config",
 )  # fmt: skip
 _TENSOR = re.compile(r"base_model\.model\..*\.(lora_[AB]\.weight|lora_embedding_[AB])")
 
@@ -149,14 +143,9 @@ def _why_not(adapter: AdapterDir, base: Base) -> str:
         return f"it is for {task}, and this command serves text generation"
     if config.get("fan_in_fan_out") or base.config.model_type == "gpt2":
         return "its layers hold their weights as (in, out) (Conv1D), and vLLM has no LoRA for those"
-    start = config.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower() not in HARMLESS_STARTS:
-        return f"init_lora_weights={start!r} changes the base when it is loaded, which vLLM does not do"
-    if config.get("bias", "none") != "none":
-        return f"it has trained biases (bias={config['bias']!r})"
-    more = next((key for key in _REFUSED if config.get(key)), None)
-    if more:
-        return f"{more} is set"
+    # vLLM refuses some of that, and does not know the rest and would leave it out in silence.
+    if more := more_than_lora(config):
+        return more
     strange = next((name for name in adapter.tensor_names() if not _TENSOR.fullmatch(name)), None)
     return f"its tensor {strange!r} is no part of a LoRA" if strange else ""
 
