@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hfplug.adapters.card_front import auto_class
 from hfplug.adapters.card_text import fence
+from hfplug.methods.tuners.names import is_added
 
 if TYPE_CHECKING:
     from hfplug.adapters.adapter_dir import AdapterDir
@@ -53,7 +54,7 @@ def plain_code(adapter: AdapterDir, place: str, *, base: str | None) -> str:
         imports = f"import torch\nfrom peft import PeftModel\nfrom transformers import {auto}, BitsAndBytesConfig"
         before = f"quantization = BitsAndBytesConfig({settings})\n"
         arguments.append("quantization_config=quantization")
-    if str(adapter.config.get("peft_type")).startswith("HFPLUG_"):
+    if is_added(adapter.config.get("peft_type")):
         # A kind of adapter that PEFT does not have: hfplug brings it, and PEFT does the rest.
         imports, before = f"import hfplug\n{imports}", f"hfplug.register_peft_types()\n{before}"
     call = f"base = {auto}.from_pretrained({', '.join(arguments)})"

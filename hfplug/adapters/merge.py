@@ -41,6 +41,7 @@ from hfplug.adapters.record import Record, scrub
 from hfplug.adapters.ties import keep_untied, untie
 from hfplug.errors import AdapterError, MethodError, MismatchError
 from hfplug.methods import TuningMethod, get_method
+from hfplug.methods.tuners.names import is_added
 from hfplug.models.base import Base, read_task_type, resolve_base
 from hfplug.models.factory import load_base
 
@@ -361,9 +362,7 @@ def _as_readable_as_the_rest(folder: Path) -> None:
 
 def is_of_peft(adapter: AdapterDir) -> bool:
     """Whether plain PEFT has this kind of adapter; hfplug brings some that it does not have."""
-    from peft import PeftType
-
-    return str(adapter.config.get("peft_type")).upper() in {one.value for one in PeftType}
+    return not is_added(adapter.config.get("peft_type"))
 
 
 def _or_with_peft(adapter: AdapterDir) -> str:

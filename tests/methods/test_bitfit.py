@@ -72,6 +72,20 @@ def test_merged_it_answers_the_same_and_unmerged_the_base_is_back_bit_for_bit():
     assert torch.allclose(tuned(gpt2()).merge_and_unload()(input_ids=IDS).logits, loud, atol=1e-4)
 
 
+def test_two_adapters_merged_one_after_the_other_unmerge_to_the_base_bit_for_bit():
+    model = tuned(gpt2())
+    model.add_adapter("second", model.peft_config["default"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".second"):
+                parameter.fill_(0.3)
+    for name in ("default", "second"):
+        model.base_model.merge_adapter([name])
+    model.unmerge_adapter()
+    found = {name.replace(".base_layer", ""): one for name, one in model.get_base_model().named_parameters()}
+    assert all(torch.equal(found[name], one) for name, one in gpt2().named_parameters())
+
+
 @pytest.mark.parametrize(
     ("place", "endings"),
     [

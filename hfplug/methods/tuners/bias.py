@@ -7,34 +7,21 @@ where the steps of training would be lost in the rounding of b.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
-from hfplug.methods.tuners.names import PeftWord
+from hfplug.methods.tuners.layers import LayerConfig, LayerTuner
 
 
 @dataclass
-class Config(PeftConfig):
-    """The content of ``adapter_config.json``.
+class Config(LayerConfig):
+    """The content of ``adapter_config.json``: the layers whose bias is trained."""
 
-    Attributes:
-        target_modules: Endings of the names of the layers whose bias is trained.
-        exclude_modules: Endings of the names of layers to leave out.
-        modules_to_save: Endings of the names of modules that are trained and saved as a whole.
-    """
-
-    target_modules: list[str] | str | None = field(default=None)
-    exclude_modules: list[str] | str | None = field(default=None)
-    modules_to_save: list[str] | None = field(default=None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = PeftWord("HFPLUG_BITFIT")  # type: ignore[assignment]
+    word: ClassVar[str] = "HFPLUG_BITFIT"
 
 
 class BiasLayer(nn.Module, BaseTunerLayer):
@@ -43,25 +30,25 @@ class BiasLayer(nn.Module, BaseTunerLayer):
     Args:
         base_layer: The layer of the base; it is called, not changed.
         adapter_name: The name of the first adapter.
-        inference: ``"on"`` if it is not going to be trained.
+        config: Its settings.
     """
 
     adapter_layer_names = ("bitfit_bias",)
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, inference: str) -> None:
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: Config) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.bitfit_bias = nn.ParameterDict({})
         self.merged_adapters: list[str] = []
         self._unmerged: torch.Tensor | None = None
         self._active_adapter = adapter_name
-        self.add(adapter_name, inference)
+        self.add(adapter_name, config)
 
-    def add(self, adapter_name: str, inference: str) -> None:
+    def add(self, adapter_name: str, config: Config) -> None:
         """Make the difference of one more adapter, of zeros."""
         bias = self._own_bias()
         self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros_like(bias, dtype=torch.float32))
-        self.set_adapter(self.active_adapters, inference_mode=inference == "on")
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _own_bias(self) -> torch.Tensor:
         return self.get_base_layer().bias  # type: ignore[return-value]
@@ -100,7 +87,8 @@ class BiasLayer(nn.Module, BaseTunerLayer):
         summed = (bias.data + torch.stack([self.bitfit_bias[name].data for name in names]).sum(0)).to(bias.dtype)
         if safe_merge and not bool(torch.isfinite(summed).all()):
             raise ValueError(f"NaNs detected in the merged bias of {names}.")
-        self._unmerged = bias.data
+        if self._unmerged is None:  # else another adapter is merged already
+            self._unmerged = bias.data
         bias.data = summed
         self.merged_adapters.extend(names)
 
@@ -112,28 +100,8 @@ class BiasLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters = []
 
 
-class Model(BaseTuner):
+class Model(LayerTuner):
     """A model with trained differences to its biases."""
 
     prefix = "bitfit_"
     tuner_layer_cls = BiasLayer
-    target_module_mapping: dict[str, list[str]] = {}
-
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        inference = "on" if peft_config.inference_mode else "off"
-        if isinstance(target, BiasLayer):
-            target.add(adapter_name, inference)
-            return
-        layer = BiasLayer(target, adapter_name, inference)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)

@@ -12,25 +12,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from hfplug.errors import MethodError
-from hfplug.methods.tuners.names import PeftWord
+from hfplug.methods.tuners.layers import LayerConfig, LayerTuner
 
 
 @dataclass
-class Config(PeftConfig):
-    """The content of ``adapter_config.json``.
+class Config(LayerConfig):
+    """The content of ``adapter_config.json``: the modules that get a network, and its shape.
 
     Attributes:
-        target_modules: Endings of the names of the modules that get a network.
-        exclude_modules: Endings of the names of modules to leave out.
-        modules_to_save: Endings of the names of modules that are trained and saved as a whole.
         width: Numbers that such a module gives, where it does not say so itself.
         reduction_factor: Width by the width of the network.
         non_linearity: relu, gelu, silu or tanh.
@@ -38,18 +34,13 @@ class Config(PeftConfig):
         place: ``"after"`` or ``"beside"`` the module.
     """
 
-    target_modules: list[str] | str | None = field(default=None)
-    exclude_modules: list[str] | str | None = field(default=None)
-    modules_to_save: list[str] | None = field(default=None)
+    word: ClassVar[str] = "HFPLUG_BOTTLENECK"
+
     width: int = field(default=0)
     reduction_factor: float = field(default=16.0)
     non_linearity: str = field(default="relu")
     scale: float = field(default=1.0)
     place: str = field(default="after")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.peft_type = PeftWord("HFPLUG_BOTTLENECK")  # type: ignore[assignment]
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
@@ -122,27 +113,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """Nothing is ever merged."""
 
 
-class Model(BaseTuner):
+class Model(LayerTuner):
     """A model with bottleneck adapters in it."""
 
     prefix = "bottleneck_"
     tuner_layer_cls = BottleneckLayer
-    target_module_mapping: dict[str, list[str]] = {}
-
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        if isinstance(target, BottleneckLayer):
-            target.add(adapter_name, peft_config)
-            return
-        layer = BottleneckLayer(target, adapter_name, peft_config)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)

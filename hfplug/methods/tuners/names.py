@@ -26,6 +26,15 @@ class PeftWord(str):
         return str(self)
 
 
+def is_added(peft_type: object) -> bool:
+    """Whether hfplug adds this kind of adapter to PEFT, so that PEFT alone cannot load it.
+
+    Args:
+        peft_type: The word in ``adapter_config.json``.
+    """
+    return str(peft_type).upper() in _TUNERS
+
+
 def register_peft_types() -> None:
     """Let PEFT load adapters of the kinds that hfplug adds; after the first call it does nothing.
 
