@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hfplug.adapters import atomic
 from hfplug.adapters.adapter_dir import AdapterDir
@@ -23,11 +23,11 @@ from hfplug.adapters.card_front import auto_class, has_form_of_id, is_hub_id
 from hfplug.adapters.card_use import plain_code
 from hfplug.adapters.files import CARD, TOKENIZER, refuse_taken
 from hfplug.adapters.fit import check_files, check_finite
+from hfplug.adapters.load import find_base
 from hfplug.adapters.merge import Check, Into, Merged, is_of_peft, merge_adapter
 from hfplug.adapters.record import scrub
 from hfplug.errors import AdapterError, MethodError, did_you_mean
 from hfplug.hub.parcel import pack
-from hfplug.models.base import Base, resolve_base
 from hfplug.serving.even_ranks import even_ranks
 from hfplug.serving.vllm import check_vllm, serve_command
 
@@ -66,9 +66,7 @@ class _Wish:
     into: Into
     check: Check
     name: str
-    token: str | None
-    offline: Literal["auto", "on"]
-    trust_remote_code: bool
+    places: dict[str, Any]  # how the base is found: token, offline, trust_remote_code
 
 
 def export_adapter(
@@ -137,9 +135,7 @@ def export_adapter(
         into=into,
         check=check,
         name=name or re.sub(r"[^\w.-]+", "-", place.name).strip("-") or "adapter",
-        token=token,
-        offline=offline,
-        trust_remote_code=trust_remote_code,
+        places={"token": token, "offline": offline, "trust_remote_code": trust_remote_code},
     )
     return writers[engine](adapter, wish)
 
@@ -148,7 +144,7 @@ def export_adapter(
 
 
 def _export_vllm(adapter: AdapterDir, wish: _Wish) -> Exported:
-    base = _resolve(adapter, wish)
+    base = find_base(adapter, wish.base, wish.revision, **wish.places)
     fit = check_vllm(adapter, base)
     written, notes = _write(adapter, wish, even="yes")
     own = any((written.path / name).is_file() for name in TOKENIZER)
@@ -179,9 +175,7 @@ def _export_merged(adapter: AdapterDir, wish: _Wish) -> Exported:
         dtype=wish.dtype,
         into=wish.into,
         check=wish.check,
-        token=wish.token,
-        offline=wish.offline,
-        trust_remote_code=wish.trust_remote_code,
+        **wish.places,
     )
     notes = [f"Merged with the whole model in memory: {merged.why_memory}."] if merged.why_memory else []
     if merged.author is not None and merged.author.verdict == "different" and merged.into == "unquantised":
@@ -205,23 +199,6 @@ def _export_merged(adapter: AdapterDir, wish: _Wish) -> Exported:
 # ------------------------------------------------------------------------------------------------- parts
 
 
-def _resolve(adapter: AdapterDir, wish: _Wish) -> Base:
-    """The base, from its configuration alone."""
-    name = wish.base or adapter.base_name
-    if not name:
-        raise AdapterError(
-            f"The adapter in {str(adapter.path)!r} does not say which base it is for.",
-            fix="Pass --base with its repo id or folder (base= in Python).",
-        )
-    return resolve_base(
-        name,
-        revision=wish.revision or (adapter.base_revision if wish.base is None else None),
-        trust_remote_code=wish.trust_remote_code,
-        token=wish.token,
-        offline=wish.offline,
-    )
-
-
 def _write(adapter: AdapterDir, wish: _Wish, *, even: Literal["yes", "no"]) -> tuple[AdapterDir, list[str]]:
     """The adapter's files at their place, without what is only true on this machine."""
     check_files(adapter)
@@ -233,7 +210,9 @@ def _write(adapter: AdapterDir, wish: _Wish, *, even: Literal["yes", "no"]) -> t
     try:
         source, notes = even_ranks(adapter, evened / "adapter") if even == "yes" else (adapter, [])
         dtype = None if wish.dtype == "auto" else wish.dtype
-        notes += pack(source, building, repo_id=wish.name, dtype=dtype, base_id=base_id, token=wish.token).notes
+        notes += pack(
+            source, building, repo_id=wish.name, dtype=dtype, base_id=base_id, token=wish.places["token"]
+        ).notes
         packed = AdapterDir.open(building)
         _write_card(packed, wish.name, base_id)
         atomic.sync_tree(building)
