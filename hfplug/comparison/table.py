@@ -96,14 +96,16 @@ def quality_table(report: Report) -> Table:
 
 
 def paired_tests_table(report: Report) -> Table:
-    """Every paired test: points of difference with interval and p-value, against base and full tuning."""
+    """Every paired test there is: points of difference with interval and p-value, against base and full tuning."""
     metrics = _metrics_of(report)
+    said = {"base": "the untouched base", "full": "full tuning"}
+    others = [other for other in said if any(other in variant.tests for variant in report.variants)]
     columns = [_NAME]
-    for other, words in (("base", "the untouched base"), ("full", "full tuning")):
+    for other in others:
         columns += [
             Column(
                 heading=f"{_short(metric)} against {other}",
-                note=f"Points above (+) or below (−) {words} on the same dialogues, the 95 % interval of "
+                note=f"Points above (+) or below (−) {said[other]} on the same dialogues, the 95 % interval of "
                 "that difference, and the two-sided p-value of a paired permutation test.",
             )
             for metric in metrics
@@ -111,7 +113,7 @@ def paired_tests_table(report: Report) -> Table:
     cells = tuple(
         (
             variant.name,
-            *(_difference(_test(variant, other, metric)) for other in ("base", "full") for metric in metrics),
+            *(_difference(_test(variant, other, metric)) for other in others for metric in metrics),
         )
         for variant in report.variants
         if variant.tests

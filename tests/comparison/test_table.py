@@ -84,3 +84,15 @@ def test_markdown_holds_the_paired_tests_too() -> None:
         "### Trade-offs",
     ]
     assert "RLsum against full" in text
+
+
+def test_without_full_tuning_there_are_no_tests_against_it() -> None:
+    report = sample_report()
+    variants = [
+        dataclasses.replace(variant, tests={name: test for name, test in variant.tests.items() if name == "base"})
+        for variant in report.variants
+        if variant.name != "full"
+    ]
+    headings = [column.heading for column in paired_tests_table(dataclasses.replace(report, variants=variants)).columns]
+    assert headings == ["variant", *(f"{metric} against base" for metric in ("R1", "R2", "RL", "RLsum"))]
+    assert "R1 against full" in [column.heading for column in paired_tests_table(report).columns]
