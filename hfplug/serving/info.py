@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -102,7 +103,8 @@ class ServiceMemory:
             request for it is over.
         total_bytes: Both together.
         process_bytes: What the operating system has given this process in all, 0 where it does not say. It holds
-            torch, the cache of what is being written, and the weights if they are on the CPU.
+            torch, the cache of what is being written, the weights if they are on the CPU, and the variants' modules
+            as Python objects (``benchmarks/serving_memory.py`` measures those).
     """
 
     base_bytes: int
@@ -137,6 +139,4 @@ def process_bytes() -> int:
             pages = int(file.read().split()[1])
     except (OSError, ValueError, IndexError):
         return 0
-    import os
-
     return pages * os.sysconf("SC_PAGE_SIZE")
