@@ -41,7 +41,7 @@ class Decoding:
         temperature: 0 takes the most likely token; above 0 tokens are drawn, the flatter the higher.
         top_p: Draw among the most likely tokens that together have this probability (above 0, up to 1).
         top_k: Draw among this many most likely tokens; 0 among all.
-        repetition_penalty: Above 1 makes tokens that are there already less likely (Keskar et al. 2019, section 4.1).
+        repetition_penalty: Above 1 makes tokens that are there already less likely (Keskar et al. 2019).
         no_repeat_ngram_size: No run of this many tokens comes twice; 0 allows it.
         num_beams: Width of a beam search; 1 is none. Beams are never drawn by chance.
         seed: What is drawn depends on the seed, the prompt and the settings, and on nothing else.
