@@ -27,18 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print or make the change."""
-    from hfplug.training.plug_edit import edit_source
+    from hfplug.adapters import atomic
+    from hfplug.training.plug_edit import edit_source, read_script
 
     path: Path = parsed.script
     if not path.is_file():
         raise UsageError(f"There is no script {str(path)!r}.", fix="Type: hfplug diff --method lora path/to/script.py")
     method = methods_from([parsed.method], parsed)[0]
-    with path.open(encoding="utf-8", newline="") as file:
-        source = file.read()
+    source, encoding = read_script(path)
     changed = edit_source(source, method.name, method.changed_settings(), name=str(path))
     if parsed.write:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            file.write(changed)
+        atomic.write_bytes(path.resolve(), changed.encode(encoding))  # resolved, so that a link stays one
         print(f"{path}: changed.")
         return 0
     before, after = source.splitlines(keepends=True), changed.splitlines(keepends=True)

@@ -54,6 +54,49 @@ def test_what_cannot_be_edited_is_said(code, message):
         edit_source(code, "lora")
 
 
+def test_a_page_break_is_no_line_end_and_tabs_stay_tabs():
+    source = "import os\n\x0c\ndef main():\n\ttrainer = Trainer()  # mine\n\ttrainer.train()\n"
+    changed = edit_source(source, "lora")
+    assert changed == (
+        "import os\nimport hfplug\n\x0c\ndef main():\n\ttrainer = Trainer()  # mine\n"
+        '\thfplug.plug(trainer, "lora")\n\ttrainer.train()\n'
+    )
+
+
+def test_hfplug_is_imported_before_it_is_used():
+    changed = edit_source("import a\ntrainer = Trainer()\nimport b\n", "lora").splitlines()
+    assert changed == ["import a", "import hfplug", "trainer = Trainer()", 'hfplug.plug(trainer, "lora")', "import b"]
+
+
+@pytest.mark.parametrize("line", ["trainer = Trainer(); trainer.train()", "if True: trainer = Trainer()"])
+def test_a_statement_that_shares_its_line_is_refused(line):
+    with pytest.raises(TrainingError, match="in line 2 together with another statement"):
+        edit_source(f"import a\n{line}\n", "lora")
+
+
+@pytest.mark.parametrize(
+    ("start", "encoding"),
+    [("", "utf-8"), ("", "utf-8-sig"), ("# -*- coding: latin-1 -*-\n", "latin-1")],
+)
+def test_write_keeps_encoding_line_ends_mode_and_links(tmp_path, start, encoding):
+    path, link = tmp_path / "theirs.py", tmp_path / "link.py"
+    source = f"{start}# é\nimport a\ntrainer = Trainer()\n".replace("\n", "\r\n")
+    path.write_bytes(source.encode(encoding))
+    path.chmod(0o755)
+    link.symlink_to(path)
+    assert main(["diff", "--method", "lora", str(link), "--write"]) == 0
+    assert path.read_bytes() == edit_source(source, "lora").encode(encoding)
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o755
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link.py", "theirs.py"]
+
+
+def test_a_script_in_another_encoding_than_it_says_is_refused(tmp_path, capsys):
+    path = tmp_path / "theirs.py"
+    path.write_bytes("trainer = Trainer()  # é\n".encode("latin-1"))
+    assert main(["diff", str(path), "--write"]) == 2
+    assert "cannot be read as Python" in capsys.readouterr().err
+
+
 def test_an_edited_script_trains_an_adapter(monkeypatch, tmp_path, capsys):
     path = tmp_path / "theirs.py"
     original = (SCRIPTS / "summarize.py").read_text(encoding="utf-8")
