@@ -28,6 +28,7 @@ class Selective(TuningMethod):
     """Base class of the methods that train a copy of some layers; not itself a method."""
 
     category: ClassVar[str] = "selective"
+    untrained: ClassVar[str] = "base"
 
     def copies_of(self, layers: tuple[str, ...], anatomy: AnatomyView) -> PeftConfig:
         """The PEFT configuration that trains copies of these layers."""
