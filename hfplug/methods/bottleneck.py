@@ -5,8 +5,8 @@ what it was given. The last matrix starts at zero, so that the model starts as t
 
 * ``houlsby``: after the attention's and after the feed-forward part's projection back to the model's width, before
   the residual is added (Houlsby et al. 2019, section 2.1 and figure 2);
-* ``pfeiffer``: after the feed-forward part only (Pfeiffer et al. 2021, https://arxiv.org/abs/2005.00247, section
-  3.2.1), half as many for about the same result;
+* ``pfeiffer``: after the feed-forward part only (Pfeiffer et al. 2021, https://arxiv.org/abs/2005.00247), half as
+  many;
 * ``parallel``: beside the feed-forward part, on its input (He et al. 2022, https://arxiv.org/abs/2110.04366, section
   3.3), for models where it is one module.
 
@@ -40,6 +40,7 @@ class Bottleneck(TuningMethod):
     flag_prefix: ClassVar[str] = "bottleneck"
     summary: ClassVar[str] = "small networks between the layers, after Houlsby, Pfeiffer or He"
     paper: ClassVar[str] = "Houlsby et al. 2019, https://arxiv.org/abs/1902.00751"
+    untrained: ClassVar[str] = "base"
     peft_type: ClassVar[str | None] = "HFPLUG_BOTTLENECK"
     merging: ClassVar[str] = "no: a network with a non-linearity is no weight"
 

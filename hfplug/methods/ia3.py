@@ -32,6 +32,7 @@ class IA3(TuningMethod):
     flag_prefix: ClassVar[str] = "ia3"
     summary: ClassVar[str] = "a scale for each key, value and feed-forward activation; merges into the base"
     paper: ClassVar[str] = "Liu et al. 2022, https://arxiv.org/abs/2205.05638"
+    untrained: ClassVar[str] = "base"
     peft_type: ClassVar[str | None] = "IA3"
 
     attention: str = setting("on", choices=("on", "off"), help="scale keys and values (section 3.3)")
@@ -61,8 +62,11 @@ class IA3(TuningMethod):
         )
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
-        """3e-3 with Adafactor (Liu et al. 2022); small models take more, as the scales are few."""
+        """3e-3 with Adafactor (Liu et al. 2022, section 3.5); small models take more, as the scales are few."""
         value = 1e-1 if anatomy.parameters < 50e6 else 1e-2 if anatomy.parameters < 1e9 else 3e-3
         return LearningRate(
-            value=value, low=1e-4, high=1.0, source="Liu et al. 2022 (3e-3, T0-3B); below 50 M benchmarks/demo_rates.py"
+            value=value,
+            low=1e-4,
+            high=1.0,
+            source="Liu et al. 2022, section 3.5 (3e-3, T0); below 50 M benchmarks/demo_rates.py",
         )

@@ -82,8 +82,8 @@ class Lora(TuningMethod):
         return super().recognises(config) and not config.get("use_dora")
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
-        """About ten times that of full fine-tuning (Biderman et al. 2024, section 4; Dettmers et al. 2023,
-        table 9: 2e-4 up to 13B, 1e-4 above)."""
+        """About ten times that of full fine-tuning (Biderman et al. 2024; Dettmers et al. 2023: 2e-4 up to 13B, 1e-4
+        above)."""
         if anatomy.parameters < 50e6:
             value, high = 5e-3, 5e-2
         elif anatomy.parameters < 1e9:
@@ -91,7 +91,7 @@ class Lora(TuningMethod):
         else:
             value, high = (2e-4 if anatomy.parameters < 14e9 else 1e-4), 5e-3
         return LearningRate(
-            value=value, low=5e-5, high=high, source="Dettmers et al. 2023, table 9; Biderman et al. 2024, section 4"
+            value=value, low=5e-5, high=high, source="Dettmers et al. 2023 from 1 B on; Biderman et al. 2024"
         )
 
 

@@ -92,10 +92,10 @@ class PrefixTuning(SoftPrompt):
             )
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
-        """5e-5 with the network on top (Li and Liang 2021); without it far more, as numbers that start at the scale of
-        one are moved themselves (0.2 on the built-in base, benchmarks/demo_rates.py)."""
+        """With the network on top the paper takes 5e-5, on GPT-2; without it far more, as numbers that start at the
+        scale of one are moved themselves (0.2 on the built-in base, benchmarks/demo_rates.py)."""
         if self.prefix_projection == "on":
-            return LearningRate(value=1e-3, low=1e-5, high=1e-2, source="Li and Liang 2021 (5e-5)")
+            return LearningRate(value=1e-3, low=1e-5, high=1e-2, source="hfplug's own; Li and Liang 2021 take 5e-5")
         value = 0.2 if anatomy.parameters < 50e6 else 3e-2 if anatomy.parameters < 1e9 else 1e-2
         return LearningRate(value=value, low=1e-4, high=1.0, source="hfplug, benchmarks/demo_rates.py")
 

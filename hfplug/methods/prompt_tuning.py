@@ -80,8 +80,8 @@ class PromptTuning(InputPrompt):
         return {"prompt_tuning_init": "SAMPLE_VOCAB" if chosen == "vocabulary" else "RANDOM"}
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
-        """0.3 (Lester et al. 2021, appendix A.1.1); at a rate for full fine-tuning the prompt hardly moves."""
-        return LearningRate(value=0.3, low=1e-2, high=1.0, source="Lester et al. 2021, appendix A.1.1")
+        """0.3 with Adafactor (Lester et al. 2021, section 3); at that of full fine-tuning a prompt hardly moves."""
+        return LearningRate(value=0.3, low=1e-2, high=1.0, source="Lester et al. 2021, section 3")
 
     def with_task_text(self, text: str) -> TuningMethod:
         return dataclasses.replace(self, prompt_init_text=text) if self.prompt_init_text is None else self

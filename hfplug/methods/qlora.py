@@ -1,7 +1,7 @@
 """QLoRA: LoRA over a base that is held in 4 bits (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
 
 The frozen weights are stored as 4-bit NormalFloat values in blocks of 64 with one constant a block, and the
-constants are quantised in turn (sections 3.1 and 3.2); for each product they are unpacked into the compute
+constants are quantised in turn (section 3); for each product they are unpacked into the compute
 dtype. The two LoRA matrices stay in full precision and are all that is trained.
 """
 

@@ -1,8 +1,8 @@
 """Top layers: the last blocks of the model are trained, and what lies below stays (Lee et al. 2019, arXiv 1911.03090).
 
-The lower blocks of a pretrained model change little in fine-tuning (their section 4: about a quarter of the layers is
-enough for nine tenths of the gain). Nothing is computed backwards below the lowest trained block, so a step takes less
-time and memory. What is saved is a copy of each trained layer.
+The lower blocks of a pretrained model change little in fine-tuning (their abstract: a fourth of the layers is enough
+for nine tenths of the quality). Nothing is computed backwards below the lowest trained block, so a step takes less time
+and memory. What is saved is a copy of each trained layer.
 """
 
 from __future__ import annotations

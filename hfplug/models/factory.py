@@ -336,7 +336,7 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     if getattr(model, "is_quantized", False):
-        # Norms to float32 and all frozen (Dettmers et al. 2023, section 4); checkpointing stays the Trainer's choice.
+        # Norms to float32 and all frozen; checkpointing stays the Trainer's choice.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
         settle_four_bit_layers(model)
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
