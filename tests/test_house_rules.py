@@ -14,7 +14,22 @@ import hfplug
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hfplug"
 # A room may use the rooms to its left only.
-ROOMS = ("errors", "methods", "models", "adapters", "hub", "training", "serving", "comparison", "demo", "space", "cli")
+ROOMS = (
+    *(
+        "errors",
+        "methods",
+        "models",
+        "adapters",
+        "hub",
+        "training",
+        "serving",
+        "comparison",
+        "demo",
+        "space",
+        "testing",
+    ),
+    "cli",
+)
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

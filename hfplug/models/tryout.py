@@ -87,15 +87,15 @@ def few_tokens(model: Any) -> dict[str, torch.Tensor]:
         for name, value in config.to_dict().items()
         if isinstance(value, int) and name.endswith(("token_id", "token_index"))
     }
-    embedding = model.get_input_embeddings().weight
-    rows = int(getattr(config, "vocab_size", None) or embedding.shape[0])
+    rows = int(getattr(config, "vocab_size", None) or 64)  # CANINE hashes what it is given
     ids = [one for one in range(min(rows, 64)) if one not in special][-_TOKENS:] or [0]
-    end = config.eos_token_id if isinstance(config.eos_token_id, int) else None
-    if getattr(config, "is_encoder_decoder", False) and end is not None and end < rows:
+    end = getattr(config, "eos_token_id", None)
+    writes = getattr(model.config, "is_encoder_decoder", False)
+    if writes and isinstance(end, int) and end < rows:
         ids[-1] = end
-    row = torch.tensor([ids], device=embedding.device)
+    row = torch.tensor([ids], device=next(model.parameters()).device)
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
-    if getattr(config, "is_encoder_decoder", False) and model.can_generate():
+    if writes and model.can_generate():
         inputs["decoder_input_ids"] = row
     return inputs
 
