@@ -1,187 +1,202 @@
-"""Every method on many architectures, as tiny models with random weights: does it train, save, load and switch off?
+"""Every method on every text architecture of the installed transformers, as tiny models with random weights.
 
-    python benchmarks/architectures.py
-    python benchmarks/architectures.py --methods lora,ia3 --only t5,mamba --json sweep.jsonl
+    python benchmarks/architectures.py --json sweep.jsonl --markdown docs/architectures.md
+    python benchmarks/architectures.py --methods lora,ia3 --only t5,mamba-causal
+    python benchmarks/architectures.py --json sweep.jsonl --markdown docs/architectures.md --from-json
 
-For each pair the method is put on, trained for three steps under Trainer with hfplug's callbacks (whose guard stops
-where a trainable tensor gets no gradient), exported, loaded onto a fresh base (the logits must be those of the trained
-model, within 1e-5) and switched off (the logits must be those of the base, bit for bit; not asked of classifiers, whose
-head is random at every load, nor over 4 bits). Prints a line for each pair that does not work, and how many do. What is
-refused in words is told from what crashes or differs.
+For each pair of model type and task a child process makes the model (hfplug.testing.tiny_models), and asks of each
+method (hfplug.testing.architectures): does it train, with a gradient on each trainable tensor and on no other; is it
+the same after saving and loading, and no larger than what was trained; does it write; is it the same merged; and is it
+the base when switched off. A line of JSON for each pair and method says how that ended: "works", "refused" (hfplug says
+why not), "wrong" or "crash". With --json the lines go to a file, and pairs that are in it already are not run again.
+The children are forked after torch, transformers and PEFT are imported, so this runs on Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import logging
 import os
+import resource
+import signal
+import sys
 import tempfile
+import time
+import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import peft
 import torch
 import transformers
-from transformers import Trainer, TrainingArguments
 
 import hfplug
-from hfplug.models.factory import applied_to
+from hfplug.testing.architectures import as_line, check_base, check_method, save_base
+from hfplug.testing.tiny_models import Pair, all_pairs
 
-SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-GROUPED = {**SHAPE, "num_key_value_heads": 2}
-GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4}
-T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
-BART = {"d_model": 32, "decoder_start_token_id": 2}
-BART |= {f"{side}_layers": 2 for side in ("encoder", "decoder")}
-BART |= {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")}
-BART |= {f"{side}_ffn_dim": 64 for side in ("encoder", "decoder")}
-# Name: the task type, the configuration's class and its sizes.
-ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "gpt2": ("causal", "GPT2Config", GPT),
-    "gpt_neo": (
-        "causal",
-        "GPTNeoConfig",
-        {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
-    ),
-    "gpt_neox": ("causal", "GPTNeoXConfig", SHAPE),
-    "gptj": ("causal", "GPTJConfig", {**GPT, "rotary_dim": 8}),
-    "llama": ("causal", "LlamaConfig", GROUPED),
-    "qwen2": ("causal", "Qwen2Config", GROUPED),
-    "qwen3": ("causal", "Qwen3Config", {**GROUPED, "head_dim": 8}),
-    "mistral": ("causal", "MistralConfig", GROUPED),
-    "gemma": ("causal", "GemmaConfig", {**GROUPED, "head_dim": 8}),
-    "gemma2": ("causal", "Gemma2Config", {**GROUPED, "head_dim": 8}),
-    "phi": ("causal", "PhiConfig", SHAPE),
-    "phi3": ("causal", "Phi3Config", {**GROUPED, "pad_token_id": 0}),
-    "opt": (
-        "causal",
-        "OPTConfig",
-        {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32},
-    ),
-    "bloom": ("causal", "BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
-    "falcon": ("causal", "FalconConfig", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}),
-    "mixtral": ("causal", "MixtralConfig", {**GROUPED, "num_local_experts": 4}),
-    "qwen2_moe": (
-        "causal",
-        "Qwen2MoeConfig",
-        {**GROUPED, "num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
-    ),
-    "mamba": ("causal", "MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
-    "t5": ("seq2seq", "T5Config", T5),
-    "mt5": ("seq2seq", "MT5Config", T5),
-    "longt5": ("seq2seq", "LongT5Config", T5),
-    "bart": ("seq2seq", "BartConfig", BART),
-    "pegasus": ("seq2seq", "PegasusConfig", BART),
-    "marian": ("seq2seq", "MarianConfig", {**BART, "pad_token_id": 0}),
-    "bert": ("classification", "BertConfig", SHAPE),
-    "roberta": ("classification", "RobertaConfig", SHAPE),
-    "distilbert": ("classification", "DistilBertConfig", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}),
-    "deberta_v2": ("classification", "DebertaV2Config", SHAPE),
-    "electra": ("classification", "ElectraConfig", {**SHAPE, "embedding_size": 32}),
-    "albert": ("classification", "AlbertConfig", {**SHAPE, "embedding_size": 32}),
-    "xlnet": ("classification", "XLNetConfig", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
-    "modernbert": (
-        "classification",
-        "ModernBertConfig",
-        {**SHAPE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
-    ),
-    "gpt2 classifier": ("classification", "GPT2Config", {**GPT, "pad_token_id": 0}),
-    "llama classifier": ("classification", "LlamaConfig", {**GROUPED, "pad_token_id": 0}),
-    "t5 classifier": ("classification", "T5Config", {**T5, "eos_token_id": 1}),
-}
-AUTO_CLASSES = {
-    "causal": "AutoModelForCausalLM",
-    "seq2seq": "AutoModelForSeq2SeqLM",
-    "classification": "AutoModelForSequenceClassification",
-}
-WORKS = "works"
+SECONDS, BYTES = 90, 8 << 30
+ENDS = ("works", "refused", "wrong", "crash")
+HEADER = "| method | pairs | works | refused | wrong | crash | matrices adapted | in 4 bits |"
 
 
-def rows(task_type: str) -> list[dict[str, Any]]:
-    """Eight rows of ten random ids; the last is the end token, as T5's classifier looks for one."""
-    draw = torch.Generator().manual_seed(0)
-    found = []
-    for number in range(8):
-        ids = [*torch.randint(3, 200, (9,), generator=draw).tolist(), 1]
-        labels = {"causal": ids, "seq2seq": ids[:5], "classification": number % 2}[task_type]
-        found.append({"input_ids": ids, "attention_mask": [1] * 10, "labels": labels})
-    return found
+class TooLong(Exception):
+    """A method took longer than it may."""
 
 
-def try_one(name: str, method: str, folder: Path) -> str:
-    """``"works"``, or what is wrong; what is refused raises ``HfplugError``."""
-    task_type, config, sizes = ARCHITECTURES[name]
-    torch.manual_seed(0)
-    auto = getattr(transformers, AUTO_CLASSES[task_type])
-    auto.from_config(getattr(transformers, config)(vocab_size=200, **sizes)).save_pretrained(folder / "base")
-    torch.manual_seed(1)
-    model = hfplug.build_model(folder / "base", method, task_type=task_type)
-    data = rows(task_type)
-    arguments = TrainingArguments(
-        str(folder / "out"),
-        max_steps=3,
-        save_steps=3,
-        per_device_train_batch_size=4,
-        learning_rate=1e-2,
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-    )
-    trainer = Trainer(model=model, args=arguments, train_dataset=data, callbacks=hfplug.adapter_callbacks())
-    with contextlib.redirect_stdout(io.StringIO()):
-        trainer.train()
-    batch = {key: torch.tensor([row[key] for row in data[:2]]) for key in ("input_ids", "attention_mask")}
-    if task_type == "seq2seq":
-        batch["decoder_input_ids"] = batch["input_ids"][:, :3]
-    loaded = hfplug.load_adapter(folder / "out" / "adapter")
-    with torch.no_grad():
-        trained, again = trainer.model.eval()(**batch).logits, loaded(**batch).logits
-        if not torch.allclose(trained, again, atol=1e-5):
-            return f"other logits after loading, by {(trained - again).abs().max():g}"
-        applied = applied_to(loaded)
-        if applied.method.category == "all weights" or applied.method.quantization() or task_type == "classification":
-            return WORKS  # the base is gone, or rounded, or its head is random at every load
-        pristine = auto.from_pretrained(folder / "base").eval()(**batch).logits
-        with applied.method.switched_off(loaded) as plain:
-            return WORKS if torch.equal(plain(**batch).logits, pristine) else "not the base when switched off"
+def run_pair(pair: Pair, methods: list[str], say: Any) -> None:
+    """Ask every method of one architecture; ``say`` takes each line."""
+    signal.signal(signal.SIGALRM, _too_long)
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "base"
+        signal.alarm(SECONDS)
+        try:
+            save_base(pair.model_type, pair.task, base)
+            by_itself = check_base(base, pair.task)
+        except Exception as error:  # the finding
+            by_itself = f"cannot be made: {type(error).__name__}: {error}"
+        for method in methods:
+            signal.alarm(SECONDS)
+            started = time.perf_counter()
+            line = ask(base, pair, method, Path(folder) / method)
+            line |= {"seconds": round(time.perf_counter() - started, 2), "base": by_itself}
+            say(line)
+        signal.alarm(0)
+
+
+def ask(base: Path, pair: Pair, method: str, scratch: Path) -> dict[str, Any]:
+    """One line: how a method ended on a base."""
+    line: dict[str, Any] = {"pair": pair.name, "model_type": pair.model_type, "task": pair.task, "method": method}
+    try:
+        found = check_method(base, pair.task, method, scratch)
+    except hfplug.HfplugError as error:
+        return line | {"end": "refused", "said": " ".join(str(error).split())}
+    except Exception as error:  # whatever it raises is the finding
+        frames = traceback.extract_tb(error.__traceback__)
+        where = next((one for one in reversed(frames) if "/torch/" not in one.filename), frames[-1])
+        said = (
+            f"{type(error).__name__}: {' '.join(str(error).split())[:400]} ({Path(where.filename).name}:{where.lineno})"
+        )
+        return line | {"end": "crash", "said": said}
+    return line | {"end": "wrong" if found.wrong else "works", "said": "; ".join(found.wrong)} | as_line(found)
+
+
+def in_a_child(pair: Pair, methods: list[str]) -> Iterator[dict[str, Any]]:
+    """The lines of one architecture, from a process of its own; a method that kills it is a crash."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+        with os.fdopen(writing, "w") as out, open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
+            run_pair(pair, methods, lambda line: print(json.dumps(line), file=out, flush=True))
+        os._exit(0)
+    os.close(writing)
+    left = list(methods)
+    with os.fdopen(reading) as lines:
+        for text in lines:
+            line = json.loads(text)
+            left.remove(line["method"])
+            yield line
+    _, status = os.waitpid(child, 0)
+    for method in left:
+        line = {"pair": pair.name, "model_type": pair.model_type, "task": pair.task, "method": method}
+        yield line | {"end": "crash", "said": f"the process ended with status {status}", "base": "", "seconds": 0}
+
+
+def markdown(lines: list[dict[str, Any]]) -> str:
+    """The page of the results."""
+    pairs = {line["pair"] for line in lines}
+    text = [
+        "# Methods on architectures",
+        "",
+        f"Every method on {len(pairs)} pairs of model type and task (causal language model, sequence to sequence,"
+        f" sequence classification) of transformers {transformers.__version__} with PEFT {peft.__version__},"
+        " as tiny models with random weights. Written by `python benchmarks/architectures.py --markdown docs/architectures.md`, whose first"
+        " lines say what is asked of each.",
+        "",
+        "*refused*: hfplug says in a sentence why it does not work. *wrong* and *crash* are faults that are not mended"
+        " yet. The two shares are of the numbers in all matrices but embeddings, the mean over the pairs that work.",
+        "",
+        HEADER,
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for method in dict.fromkeys(line["method"] for line in lines):
+        own = [line for line in lines if line["method"] == method]
+        ends = Counter(line["end"] for line in own)
+        works = [line["figures"] for line in own if line["end"] == "works"]
+        means = [sum(one[name] for one in works) / max(len(works), 1) for name in ("adapted", "four_bit")]
+        counts = " | ".join(str(ends[end]) for end in ENDS)
+        text.append(f"| `{method}` | {len(own)} | {counts} | {means[0]:.0%} | {means[1]:.0%} |")
+    text += ["", "## What does not work, and why", ""]
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for line in lines:
+        if line["end"] != "works":
+            said = line["said"].replace(line["model_type"], "…") if line["end"] == "refused" else line["said"]
+            reasons.setdefault((line["method"], line["end"], _short(said)), []).append(line["pair"])
+    text += ["| method | how it ends | why | pairs |", "|---|---|---|---|"]
+    text += [f"| `{one[0]}` | {one[1]} | {one[2]} | {', '.join(names)} |" for one, names in reasons.items()]
+    text += ["", "## Pairs of which no model is made", "", "| pair | why |", "|---|---|"]
+    text += [f"| {pair.name} | {pair.left_out} |" for pair in all_pairs() if pair.left_out]
+    by_itself = {line["pair"]: line["base"] for line in lines if line.get("base")}
+    if by_itself:
+        text += ["", "## Bases that do not train by themselves, without a method", "", "| pair | why |", "|---|---|"]
+        text += [f"| {name} | {_short(why)} |" for name, why in by_itself.items()]
+    return "\n".join(text) + "\n"
+
+
+def _short(said: str) -> str:
+    return " ".join(said.split()).replace("|", "/")[:200]
+
+
+def _too_long(signum: int, frame: Any) -> None:
+    raise TooLong(f"took more than {SECONDS} s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(hfplug.method_names()))
-    parser.add_argument("--only", default=",".join(ARCHITECTURES), help="names of architectures, comma-separated")
-    parser.add_argument("--json", type=Path, help="write a line for each pair to this file")
+    parser.add_argument("--only", help="model types or pairs (bert-causal), comma-separated")
+    parser.add_argument("--json", type=Path, help="write a line for each pair and method to this file")
+    parser.add_argument("--markdown", type=Path, help="write the page of the results to this file")
+    parser.add_argument("--from-json", action="store_true", help="run nothing; make the page of what is in --json")
     words = parser.parse_args()
     warnings.filterwarnings("ignore")
-    logging.getLogger("hfplug").setLevel(logging.ERROR)
+    logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
-    names, lines = words.only.split(","), []
-    for method in words.methods.split(","):
-        ends: Counter[str] = Counter()
-        for name in names:
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    said = try_one(name, method, Path(folder))
-                    end = WORKS if said == WORKS else "WRONG"
-                except hfplug.HfplugError as error:
-                    end, said = "refused", str(error)
-                except Exception as error:
-                    end, said = "CRASHED", f"{type(error).__name__}: {error}"
-            ends[end] += 1
-            lines.append({"method": method, "architecture": name, "end": end, "said": said})
-            if end != WORKS:
-                print(f"  {method} on {name}: {end}: {' '.join(said.split())[:200]}", flush=True)
-        print(f"{method}: " + ", ".join(f"{count} {end}" for end, count in ends.most_common()), flush=True)
-        if words.json is not None:
-            words.json.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [json.loads(text) for text in words.json.read_text().splitlines()] if _there(words.json) else []
+    done = {(line["pair"], line["method"]) for line in lines}
+    only = set(words.only.split(",")) if words.only else None
+    for pair in () if words.from_json else all_pairs():
+        if pair.left_out or (only is not None and not only & {pair.name, pair.model_type}):
+            continue
+        methods = [name for name in words.methods.split(",") if (pair.name, name) not in done]
+        for line in in_a_child(pair, methods) if methods else ():
+            lines.append(line)
+            if line["end"] != "works":
+                print(f"{line['pair']} {line['method']}: {line['end']}: {line['said'][:200]}", flush=True)
+            if words.json is not None:
+                with words.json.open("a") as out:
+                    out.write(json.dumps(line) + "\n")
+    ends = Counter((line["method"], line["end"]) for line in lines)
+    for method in dict.fromkeys(line["method"] for line in lines):
+        print(f"{method}: " + ", ".join(f"{ends[method, end]} {end}" for end in ENDS))
+    if words.markdown is not None:
+        words.markdown.parent.mkdir(exist_ok=True)
+        words.markdown.write_text(markdown(lines))
+
+
+def _there(path: Path | None) -> bool:
+    return path is not None and path.is_file()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

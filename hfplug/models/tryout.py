@@ -79,16 +79,27 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
         raise MethodError(f"{method.name} does nothing on this {kind} model: {which} gets no gradient.", fix=fix)
 
 
-def few_tokens(model: Any) -> dict[str, torch.Tensor]:
-    """A row of a few ids that stand for text, with its end where a classifier looks for one."""
-    config: Any = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+def ids_of_text(config: Any) -> list[int]:
+    """Ids below 64 that stand for text: none of those that a configuration names as special.
+
+    Args:
+        config: Of a model.
+    """
+    config = config.get_text_config()
     special = {
         value
         for name, value in config.to_dict().items()
         if isinstance(value, int) and name.endswith(("token_id", "token_index"))
     }
     rows = int(getattr(config, "vocab_size", None) or 64)  # CANINE hashes what it is given
-    ids = [one for one in range(min(rows, 64)) if one not in special][-_TOKENS:] or [0]
+    return [one for one in range(min(rows, 64)) if one not in special] or [0]
+
+
+def few_tokens(model: Any) -> dict[str, torch.Tensor]:
+    """A row of a few ids that stand for text, with its end where a classifier looks for one."""
+    config: Any = model.config.get_text_config()
+    rows = int(getattr(config, "vocab_size", None) or 64)
+    ids = ids_of_text(model.config)[-_TOKENS:]
     end = getattr(config, "eos_token_id", None)
     writes = getattr(model.config, "is_encoder_decoder", False)
     if writes and isinstance(end, int) and end < rows:

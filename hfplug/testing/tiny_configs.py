@@ -191,7 +191,7 @@ EXCEPTIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("qwen4_exp_text",): _INDEXER,
     ("qwen4_exp", "text_config"): _INDEXER,
     ("blt", "causal"): {"num_hidden_layers": 2},  # its cache asks for it
-    ("t5", "classification"): {"decoder_start_token_id": 0},
+    ("t5",): {"decoder_start_token_id": 0},
     ("cohere_compass_text",): {
         "rope_parameters": {
             kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")
