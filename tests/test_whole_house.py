@@ -542,7 +542,7 @@ class TestMeter:
 
     @pytest.mark.parametrize("method", ["full", "lora"])
     def test_the_peak_is_what_the_profiler_sees(self, bases, method):
-        from hfplug.training.tensor_memory import TensorMemory
+        from hfplug.models.tensor_memory import TensorMemory
 
         model = hfplug.build_model(bases["causal"], method).train()
         batch = {**inputs_for("causal"), "labels": inputs_for("causal")["input_ids"]}

@@ -9,12 +9,28 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 
 import hfplug
-from hfplug.cli import compare, demo, diff, doctor, export, hub, methods, outbox, pull, push, run, space, study
+from hfplug.cli import compare, demo, diff, doctor, export, hub, methods, outbox, plan, pull, push, run, space, study
 from hfplug.cli import list as list_command
 from hfplug.cli.parser import Parser, one_line
 from hfplug.errors import HfplugError
 
-COMMANDS = (demo, run, doctor, diff, study, compare, methods, push, pull, list_command, export, outbox, hub, space)
+COMMANDS = (
+    demo,
+    run,
+    doctor,
+    diff,
+    study,
+    compare,
+    methods,
+    plan,
+    push,
+    pull,
+    list_command,
+    export,
+    outbox,
+    hub,
+    space,
+)
 # Their script's own messages are left as they are, and so are the words that follow the script.
 SCRIPT_COMMANDS = ("run", "doctor")
 

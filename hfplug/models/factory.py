@@ -189,7 +189,7 @@ def load_base(
         "config": base.config,
         "revision": base.revision or "main",
         "trust_remote_code": base.trust_remote_code,
-        "dtype": _choose_dtype(base, method, dtype),
+        "dtype": choose_dtype(base, method, dtype),
         # An adapter names its base, so the base is a stranger's too: never a pickle.
         "use_safetensors": True,
     }
@@ -251,7 +251,12 @@ def _modules_to_keep(base: Base, task_type: str, kwargs: dict[str, Any]) -> list
     return layers_to_keep(model, new_modules(model, task_type, missing))
 
 
-def _choose_dtype(base: Base, method: TuningMethod, dtype: str | torch.dtype) -> torch.dtype:
+def choose_dtype(base: Base, method: TuningMethod, dtype: str | torch.dtype) -> torch.dtype:
+    """The dtype in which :func:`build_model` holds the weights of a base for a method.
+
+    Raises:
+        BaseModelError: ``dtype`` is none that weights can be held in.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype != "auto":

@@ -72,3 +72,13 @@ def overflows_in_float16(model_type: str) -> bool:
 def is_sharded_run() -> bool:
     """True under ``accelerate launch`` with FSDP, which shards only tensors of one common dtype."""
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in {"1", "true", "yes"}
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory that programs can still take; None where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not on Linux
+        return None
+    return int(line.split()[1]) * 1024

@@ -12,12 +12,14 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of the storages behind some tensors, each storage once.
 
     Args:
-        tensors: Any tensors; views of one storage count once, ``meta`` tensors count their would-be size.
+        tensors: Any tensors; views of one storage count once, tensors without data (``meta``, fake) count their
+            would-be size.
     """
     seen: dict[int, int] = {}
     for tensor in tensors:
         storage = tensor.untyped_storage()
-        key = storage._cdata if tensor.device.type == "meta" else storage.data_ptr()
+        # What has no data has no address either: there the storage itself tells one from another.
+        key = (storage.data_ptr() if tensor.device.type != "meta" else 0) or storage._cdata
         seen[key] = max(seen.get(key, 0), storage.nbytes())
     return sum(seen.values())
 

@@ -18,8 +18,8 @@ from transformers import DefaultFlowCallback, TrainerCallback
 
 from hfplug.adapters.atomic import write_json
 from hfplug.models.memory import gradient_bytes, optimizer_bytes, weight_bytes, weight_tensors
+from hfplug.models.tensor_memory import TensorMemory
 from hfplug.training.collate import token_counts
-from hfplug.training.tensor_memory import TensorMemory
 
 WARMUP_STEPS = 3
 FIGURES_FILE = "hfplug_figures.json"

@@ -12,11 +12,11 @@ from torch import nn
 from hfplug.methods.method import HEADS_OF_PEFT
 from hfplug.models.factory import applied_to
 from hfplug.models.memory import tensor_bytes, weight_bytes, weight_tensors
+from hfplug.models.tensor_memory import TensorMemory
 from hfplug.training.guard import check_trainable
 from hfplug.training.plug_exchange import is_plugged
 from hfplug.training.plug_soft import extra_positions, prompt_network
 from hfplug.training.preflight_sample import Sample
-from hfplug.training.tensor_memory import TensorMemory
 
 Result = tuple[str, str, str]
 
