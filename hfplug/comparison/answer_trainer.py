@@ -29,8 +29,8 @@ class AnswerTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        self._keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
-        self._encoder_decoder = bool(base.config.is_encoder_decoder)
+        self.keeps_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self.encoder_decoder = bool(base.config.is_encoder_decoder)
         # Has Trainer count the labels of the whole step and leave the division to compute_loss.
         self.model_accepts_loss_kwargs = True
 
@@ -51,20 +51,8 @@ class AnswerTrainer(Trainer):
         num_items_in_batch: Any = None,
         **kwargs: Any,
     ) -> Any:
-        labels = inputs["labels"]
-        if self._encoder_decoder:
-            outputs = model(**inputs)
-            logits, targets = outputs.logits, labels
-        else:
-            rest = {name: value for name, value in inputs.items() if name != "labels"}
-            keep = _positions_to_keep(labels)
-            if self._keeps_logits:
-                rest["logits_to_keep"] = keep
-            outputs = model(**rest)
-            logits, targets = outputs.logits[:, -keep:][:, :-1], labels[:, -keep:][:, 1:]
-        loss = functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
+        keep = None if self.encoder_decoder else positions_to_keep(inputs["labels"])
+        loss, targets, outputs = answer_loss(model, inputs, keep=keep, keeps_logits=self.keeps_logits)
         if num_items_in_batch is None:
             loss = loss / (targets != IGNORED).sum().clamp(min=1)
         else:
@@ -72,6 +60,37 @@ class AnswerTrainer(Trainer):
             if self.args.average_tokens_across_devices and self.args.world_size > 1:
                 loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+
+def answer_loss(
+    model: Any, inputs: Any, *, keep: int | None, keeps_logits: bool
+) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """The summed cross-entropy over the answers' tokens of a batch.
+
+    Args:
+        model: The model.
+        inputs: The batch, with ``labels`` of shape (batch, length).
+        keep: For a causal model, how many positions from the end hold all that predicts an answer; None for an
+            encoder-decoder.
+        keeps_logits: Whether the model can be asked for the logits of those alone.
+
+    Returns:
+        The sum, the tokens that were predicted, and the model's outputs.
+    """
+    labels = inputs["labels"]
+    if keep is None:
+        outputs = model(**inputs)
+        logits, targets = outputs.logits, labels
+    else:
+        rest = {name: value for name, value in inputs.items() if name != "labels"}
+        if keeps_logits:
+            rest["logits_to_keep"] = keep
+        outputs = model(**rest)
+        logits, targets = outputs.logits[:, -keep:][:, :-1], labels[:, -keep:][:, 1:]
+    total = functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total, targets, outputs
 
 
 class SeededLengthSampler(LengthGroupedSampler):
@@ -99,7 +118,7 @@ class SeededLengthSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-def _positions_to_keep(labels: torch.Tensor) -> int:
+def positions_to_keep(labels: torch.Tensor) -> int:
     """How many positions, from the end, hold all that predicts an answer.
 
     Args:

@@ -32,6 +32,7 @@ def figures_of(adapter: AdapterDir) -> dict[str, Any]:
         "trainable_parameters": _whole(parameters, "trainable_parameters"),
         "trainable_share": _number(parameters, "share"),
         "peak_training_bytes": _whole(memory, "peak_training_bytes"),
+        "predicted_peak_bytes": _whole(memory, "predicted_peak_bytes"),
         "training_memory": TrainingMemory(**parts) if any(value is not None for value in parts.values()) else None,
         "process_peak_bytes": _whole(memory, "process_peak_bytes"),
         "seconds_per_step": _number(speed, "seconds_per_step"),

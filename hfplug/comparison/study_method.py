@@ -20,6 +20,7 @@ from hfplug.comparison.study_base import (
 )
 from hfplug.comparison.study_folder import read_variant, write_predictions, write_variant
 from hfplug.comparison.study_inputs import StudyInputs
+from hfplug.comparison.study_memory import predict_peak
 from hfplug.comparison.variants import TrainingMemory, Variant
 from hfplug.errors import StudyError
 from hfplug.methods import TuningMethod
@@ -85,6 +86,7 @@ def _train(inputs: StudyInputs, method: TuningMethod, progress: Progress) -> dic
     )
     run_figures = RunFigures()
     trainer, arguments = _trainer(inputs, method, model, rate, run_figures, progress)
+    run_figures.predicted_peak_bytes = predict_peak(inputs, method, trainer)
     checkpoint = last_whole_checkpoint(arguments.output_dir)
     if checkpoint is not None:
         progress.say(f"{name}: goes on from {checkpoint.name}")
@@ -183,6 +185,7 @@ def _figures(
         "trainable_share": trainable / total,
         "adapter_bytes": adapter.weight_bytes,
         "peak_training_bytes": figures.peak_training_bytes,
+        "predicted_peak_bytes": figures.predicted_peak_bytes,
         "training_memory": TrainingMemory(**memory) if memory else None,
         "process_peak_bytes": figures.process_peak_bytes,
         "seconds_per_step": figures.seconds_per_step,

@@ -133,7 +133,7 @@ def trade_off_table(report: Report) -> Table:
         title="Trade-offs",
         columns=(_NAME, *(column for column, _ in _TRADE_OFFS)),
         cells=cells,
-        note="MB is 1,000,000 bytes; k, M and G count thousands, millions and thousand millions",
+        note="MB is 1,000,000 bytes; k, M and G count thousands, millions and thousand millions" + _plan_error(report),
     )
 
 
@@ -171,6 +171,16 @@ def _parts(variant: Variant) -> str:
     if parts is None:
         return NOT_MEASURED
     return memory_parts((parts.weights, parts.gradients, parts.optimizer_states, parts.rest))
+
+
+def _plan_error(report: Report) -> str:
+    """How far the predicted peaks are from the measured ones, at most; empty if nothing was predicted."""
+    off = [
+        abs(variant.predicted_peak_bytes / variant.peak_training_bytes - 1)
+        for variant in report.variants
+        if variant.predicted_peak_bytes and variant.peak_training_bytes
+    ]
+    return f"; the memory plan's peaks were off by at most {share(max(off))}" if off else ""
 
 
 def _trainable(variant: Variant) -> str:

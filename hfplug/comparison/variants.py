@@ -18,7 +18,7 @@ from hfplug.comparison.statistics import interval, paired_test
 from hfplug.errors import StudyError
 
 SCHEMA = "hfplug.report"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2 added predicted_peak_bytes
 
 Kind = Literal["base", "full", "adapter", "baseline", "human"]
 Curve = tuple[tuple[int, float | None], ...]
@@ -74,6 +74,7 @@ class Variant(Checked):
     adapter_bytes: int | None = None
     full_copy_bytes: int | None = None
     peak_training_bytes: int | None = None
+    predicted_peak_bytes: int | None = None
     training_memory: TrainingMemory | None = None
     process_peak_bytes: int | None = None
     seconds_per_step: float | None = None
@@ -190,12 +191,12 @@ class Report(Checked):
         if schema != SCHEMA:
             raise StudyError(f"A report with schema {SCHEMA!r} was expected, schema {schema!r} came.")
         version = data.get("schema_version")
-        if version != SCHEMA_VERSION or isinstance(version, bool):
+        if isinstance(version, bool) or version not in range(1, SCHEMA_VERSION + 1):
             raise StudyError(
-                f"This hfplug reads reports of schema version {SCHEMA_VERSION}, version {version!r} came.",
+                f"This hfplug reads reports of schema versions 1 to {SCHEMA_VERSION}, version {version!r} came.",
                 fix="Type: pip install --upgrade hfplug",
             )
-        return from_json(cls, data, "report")
+        return from_json(cls, {**data, "schema_version": SCHEMA_VERSION}, "report")
 
     def variant(self, name: str) -> Variant | None:
         """The variant of that name, or None."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
@@ -19,7 +20,8 @@ def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
     for tensor in tensors:
         storage = tensor.untyped_storage()
         # What has no data has no address either: there the storage itself tells one from another.
-        key = (storage.data_ptr() if tensor.device.type != "meta" else 0) or storage._cdata
+        has_data = tensor.device.type != "meta" and not isinstance(tensor, FakeTensor)
+        key = storage.data_ptr() if has_data else storage._cdata
         seen[key] = max(seen.get(key, 0), storage.nbytes())
     return sum(seen.values())
 

@@ -302,8 +302,10 @@ def _stored_bytes(model: nn.Module) -> int:
 def _memory(figures: RunFigures | None) -> dict[str, Any]:
     if figures is None or figures.training_memory is None:
         return {}
+    predicted = figures.predicted_peak_bytes
     return {
         "peak_training_bytes": figures.peak_training_bytes,
+        **({} if predicted is None else {"predicted_peak_bytes": predicted}),
         **figures.training_memory,
         "process_peak_bytes": figures.process_peak_bytes,
     }

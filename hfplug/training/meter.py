@@ -34,6 +34,7 @@ class RunFigures:
         gradients: Bytes of gradients before the optimiser step, the largest seen.
         optimizer_states: Bytes of the optimiser's states.
         peak_training_bytes: The most that tensors held at once; None before it was measured.
+        predicted_peak_bytes: What the memory plan predicted of it, where somebody asked the plan before the run.
         process_peak_bytes: Peak resident size of the process, interpreter and libraries included.
         step_seconds: Seconds of each timed step: forward, backward and optimiser, without data loading.
         real_tokens: Tokens of inputs and labels in the timed steps, padding left out.
@@ -46,6 +47,7 @@ class RunFigures:
     gradients: int = 0
     optimizer_states: int = 0
     peak_training_bytes: int | None = None
+    predicted_peak_bytes: int | None = None
     process_peak_bytes: int | None = None
     step_seconds: list[float] = field(default_factory=list)
     real_tokens: int = 0

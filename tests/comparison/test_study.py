@@ -94,6 +94,14 @@ def test_each_method_has_all_five_trade_offs(finished, name):
     assert variant.steps == 6
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_peak_was_predicted_before_the_run(finished, name):
+    variant = read_report(finished).variant(name)
+    assert variant.predicted_peak_bytes == pytest.approx(variant.peak_training_bytes, rel=0.1)
+    record = AdapterDir.open(finished / variant.adapter_path).record
+    assert record.memory_efficiency["predicted_peak_bytes"] == variant.predicted_peak_bytes
+
+
 def test_every_method_trained_on_the_same_rows_in_the_same_order(finished):
     """The rows of each step decide its real tokens, so that equal counts at every step mean equal batches."""
     counts = {}

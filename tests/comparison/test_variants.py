@@ -50,7 +50,7 @@ def test_numpy_numbers_become_plain_and_what_is_not_a_number_becomes_null() -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 2}, "reads reports of schema version 1, version 2 came.*upgrade"),
+        ({"schema_version": 3}, "reads reports of schema versions 1 to 2, version 3 came.*upgrade"),
         ({"schema_version": True}, "version True came"),
         ({"schema": "other"}, "schema 'other' came"),
         ({"varients": []}, "'varients' is unknown.*Did you mean 'variants'"),
@@ -123,3 +123,11 @@ def test_the_human_is_compared_on_the_rows_that_have_two_references() -> None:
     base = RowScores(mean={"rouge1": level}, max={"rouge1": level}, rows=np.arange(len(REFERENCES)))
     test = compare_variants({"base": base, "human": human})["human"].tests["base"]["rouge1"]
     assert test.difference == pytest.approx(human.mean["rouge1"].mean() - level[human.rows].mean())
+
+
+def test_a_report_of_version_1_is_still_read() -> None:
+    report = sample_report()
+    old = report.to_json() | {"schema_version": 1}
+    for variant in old["variants"]:
+        del variant["predicted_peak_bytes"]
+    assert Report.from_json(old) == report
