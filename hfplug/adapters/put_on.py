@@ -17,6 +17,7 @@ from hfplug.methods.tuners.names import calling_peft
 from hfplug.models.anatomy import read_anatomy
 from hfplug.models.base import Base
 from hfplug.models.factory import Applied, remember
+from hfplug.models.placeholders import see_to_input
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def put_on(
             known: dict[str, Any] = {"base_commit": found.commit, "checkpoint_rows": rows}
             check(lock, model, tokenizer, task=adapter.task, **known)
     tuned: Any = _let_peft_load(model, adapter)
+    see_to_input(tuned, method)
     if verify != "off":
         check_tensors(tuned, adapter)
     if lock is not None and lock.label_names:

@@ -98,6 +98,8 @@ class TuningMethod:
         peft_type: PEFT's word for the adapters that it makes, where the word tells the method; or None.
         tried_out: ``"on"`` if the model is run once when the method is put on it, on a few tokens and back, because
             whether the method works shows only then.
+        input_kind: What the base is called with: ``"ids"``, ``"vectors"`` (embedded input) or ``"prefix"`` (a filled
+            cache); for the last two it is seen to that the base takes them.
     """
 
     name: ClassVar[str]
@@ -111,6 +113,7 @@ class TuningMethod:
     extra: ClassVar[str | None] = None
     peft_type: ClassVar[str | None] = None
     tried_out: ClassVar[str] = "off"
+    input_kind: ClassVar[str] = "ids"
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))

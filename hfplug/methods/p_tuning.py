@@ -37,7 +37,6 @@ class PTuning(InputPrompt):
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         from peft import PromptEncoderConfig
 
-        self.refuse_ids_only(anatomy)
         return PromptEncoderConfig(
             task_type=anatomy.task_type,
             num_virtual_tokens=self.num_virtual_tokens,

@@ -5,7 +5,8 @@ what the layer computes from the input; all queries attend to them (section 4.2)
 PEFT hands them to the model as a filled cache. On an encoder-decoder that is the decoder's self-attention.
 
 PEFT takes the shape of a key from the configuration, which tells it wrongly for grouped queries, for heads whose
-size is not the width by their number, and for latent attention. Here it is read off the cache that the base fills.
+size is not the width by their number, and for latent attention. Here it is read off the cache that the base fills;
+where that differs from layer to layer, the adapter holds one row for all layers, and plain PEFT cannot run it.
 
 On an encoder-decoder PEFT lays the trained pairs out twice and each layer takes every second one: with an even number
 of layers the upper half would have the prefix of the lower, and half of the numbers no gradient. With an odd number
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfplug.errors import MethodError, TrainingError
-from hfplug.methods.method import SEQ2SEQ, AnatomyView, LearningRate, modules_to_save, register_method
+from hfplug.methods.method import CLASSIFICATION, SEQ2SEQ, AnatomyView, LearningRate, modules_to_save, register_method
 from hfplug.methods.settings import setting
 from hfplug.methods.soft_prompts import SoftPrompt, peft_prefix, settle_when_loaded
 
@@ -37,6 +38,7 @@ class PrefixTuning(SoftPrompt):
     summary: ClassVar[str] = "trained keys and values before those of every layer"
     paper: ClassVar[str] = "Li and Liang 2021, https://arxiv.org/abs/2101.00190"
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
+    input_kind: ClassVar[str] = "prefix"
     merging: ClassVar[str] = "no: a prefix is an input of every layer, there is no weight to merge it into"
 
     num_virtual_tokens: int = setting(
@@ -51,7 +53,7 @@ class PrefixTuning(SoftPrompt):
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         from peft import PrefixTuningConfig
 
-        layers, heads, head_size = self._shape(anatomy)
+        layers, heads, head_size = self._layout(anatomy)
         twice = anatomy.task_type == SEQ2SEQ
         return PrefixTuningConfig(
             task_type=anatomy.task_type,
@@ -66,19 +68,36 @@ class PrefixTuning(SoftPrompt):
             modules_to_save=modules_to_save(anatomy),
         )
 
-    def _shape(self, anatomy: AnatomyView) -> tuple[int, int, int]:
-        """Layers, heads and numbers a head of the keys and values that the base keeps."""
-        shapes = anatomy.cache_shapes()
-        kinds = {shape for pair in shapes for shape in pair}
-        if len(kinds) != 1:
-            found = "keeps no keys and values" if not kinds else f"has keys and values of {len(kinds)} shapes"
+    def _layout(self, anatomy: AnatomyView) -> tuple[int, int, int]:
+        """Layers, heads and numbers a head that PEFT is told, so that a row has as many numbers as the base keeps.
+
+        Where all layers keep the same they are the real ones. Where they do not, :mod:`hfplug.models.prefix_layout`
+        sees to the size and cuts each row.
+        """
+        if anatomy.encoder_decoder and anatomy.task_type == CLASSIFICATION:
             raise MethodError(
-                f"prefix_tuning puts keys and values before those of every layer; this {anatomy.model_type} model"
-                f" {found}, and PEFT's prefix has one shape.",
+                f"prefix_tuning hands a filled cache to the decoder; a {anatomy.model_type} classifier takes none.",
                 fix="Use prompt_tuning or lora.",
             )
-        heads, head_size = kinds.pop()
-        return len(shapes), heads, head_size
+        shapes = anatomy.cache_shapes()
+        kinds = {shape for pair in shapes for shape in pair}
+        if kinds <= {(0, 0)}:
+            raise MethodError(
+                f"prefix_tuning puts keys and values before those of every layer; this {anatomy.model_type} model keeps"
+                " no keys and values.",
+                fix="Use prompt_tuning or lora.",
+            )
+        if len(kinds) == 1:
+            heads, head_size = kinds.pop()
+            return len(shapes), heads, head_size
+        if anatomy.encoder_decoder:
+            raise MethodError(
+                f"prefix_tuning does not work on this {anatomy.model_type} model: the layers of its decoder keep keys"
+                f" and values of {len(kinds)} shapes.",
+                fix="Use prompt_tuning or lora.",
+            )
+        width = sum(heads * size for pair in shapes for heads, size in pair) // 2
+        return 1, width, 1
 
     def finish(self, model: nn.Module) -> nn.Module:
         return settle_when_loaded(model) if self.prefix_projection == "on" else model

@@ -44,7 +44,6 @@ class PromptTuning(InputPrompt):
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         from peft import PromptTuningConfig
 
-        self.refuse_ids_only(anatomy)
         return PromptTuningConfig(
             task_type=anatomy.task_type,
             num_virtual_tokens=self.num_virtual_tokens,

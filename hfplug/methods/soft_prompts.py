@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfplug.errors import MethodError
-from hfplug.methods.method import CAUSAL, CLASSIFICATION, AnatomyView, TuningMethod
+from hfplug.methods.method import CAUSAL, TuningMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,17 +46,7 @@ class SoftPrompt(TuningMethod):
 class InputPrompt(SoftPrompt):
     """Base class of the methods whose virtual tokens stand before the embedded input."""
 
-    def refuse_ids_only(self, anatomy: AnatomyView) -> None:
-        """Refuse a classifier that takes no embedded input.
-
-        Raises:
-            MethodError: T5, BART and their kin look for the end token among the ids to know what to classify.
-        """
-        if anatomy.encoder_decoder and anatomy.task_type == CLASSIFICATION:
-            raise MethodError(
-                f"{self.name} puts vectors before the input; a {anatomy.model_type} classifier takes token ids only.",
-                fix="Use lora, or a classifier that is an encoder or a decoder alone (BERT, Llama).",
-            )
+    input_kind: ClassVar[str] = "vectors"
 
     def input_vectors(self, model: nn.Module) -> Tensor | None:
         return peft_vectors(model)
@@ -69,11 +59,12 @@ class InputPrompt(SoftPrompt):
         PEFT puts it before the padding, so that a row's distance to the prompt, and with it the answer,
         depends on the other rows of the batch.
         """
-        if model.peft_config[model.active_adapter].task_type != CAUSAL:  # type: ignore[index,union-attr]
+        base: Any = model.get_base_model()  # type: ignore[operator]
+        takes_vectors = "inputs_embeds" in inspect.signature(base.prepare_inputs_for_generation).parameters
+        if model.peft_config[model.active_adapter].task_type != CAUSAL or not takes_vectors:  # type: ignore[index,union-attr]
             return super().generation_inputs(model, input_ids, attention_mask)
         import torch
 
-        base = model.get_base_model()  # type: ignore[operator]
         embeddings = base.get_input_embeddings()(input_ids)
         prompt = model.get_prompt(batch_size=input_ids.shape[0]).to(embeddings.dtype)  # type: ignore[operator]
         padding = input_ids.shape[1] - attention_mask.sum(dim=1)

@@ -172,13 +172,14 @@ def read_task_type(config: PretrainedConfig, task_type: str | None = None) -> st
             raise BaseModelError(
                 f"task_type must be seq2seq, causal or classification (PEFT: {', '.join(TASK_TYPES)}), not {value!r}."
             )
-        return found
+        # transformers files decoders that also hear (Qwen2-Audio) under sequence to sequence.
+        return CAUSAL if found == SEQ2SEQ and not getattr(config, "is_encoder_decoder", True) else found
     architectures = getattr(config, "architectures", None) or []
     if any(name.endswith("ForSequenceClassification") for name in architectures):
         return CLASSIFICATION
     if getattr(config, "is_encoder_decoder", False):
         return SEQ2SEQ
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+    if any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures):
         return CAUSAL
     raise BaseModelError(
         f"The configuration of this {config.model_type} model does not say what it is for "
@@ -187,10 +188,19 @@ def read_task_type(config: PretrainedConfig, task_type: str | None = None) -> st
     )
 
 
-def auto_class(task_type: str) -> type:
-    """The transformers Auto class that loads models of a task type."""
+def auto_class(task_type: str, config: object = None) -> type:
+    """The transformers Auto class that loads models of a task type.
+
+    Args:
+        task_type: PEFT's name of it.
+        config: Of the model: some decoders can be loaded as sequence to sequence only.
+    """
     import transformers
 
+    if task_type == CAUSAL and config is not None:
+        causal, other = (getattr(transformers, _AUTO_CLASSES[one])._model_mapping for one in (CAUSAL, SEQ2SEQ))
+        if type(config) not in causal and type(config) in other:
+            task_type = SEQ2SEQ
     return getattr(transformers, _AUTO_CLASSES[task_type])
 
 

@@ -27,6 +27,7 @@ from hfplug.models.base import (
     task_type_of,
     tokenizer_source,
 )
+from hfplug.models.placeholders import check_has_table, see_to_input
 from hfplug.models.quantize import bitsandbytes_config, layers_to_keep, settle_four_bit_layers
 from hfplug.models.tryout import try_out
 
@@ -221,7 +222,7 @@ def _from_pretrained(base: Base, task_type: str, kwargs: dict[str, Any]) -> tupl
         # The user asked for a head of another size; the one in the checkpoint cannot be meant.
         kwargs = {**kwargs, "ignore_mismatched_sizes": True}
     try:
-        model, info = auto_class(task_type).from_pretrained(base.name, output_loading_info=True, **kwargs)  # type: ignore[attr-defined]
+        model, info = auto_class(task_type, base.config).from_pretrained(base.name, output_loading_info=True, **kwargs)  # type: ignore[attr-defined]
     except (OSError, ValueError, RuntimeError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if re.search(r"(no|have a) file named model\.safetensors", first_line):
@@ -346,8 +347,12 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
         settle_four_bit_layers(model)
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     try:
+        if method.input_kind == "vectors":
+            check_has_table(model)
         with calling_peft():
-            tuned = method.finish(get_peft_model(model, config, revision=base_commit))  # type: ignore[arg-type]
+            tuned: Any = get_peft_model(model, config, revision=base_commit)  # type: ignore[arg-type]
+            see_to_input(tuned, method)
+            tuned = method.finish(tuned)
         if method.tried_out == "on":
             try_out(tuned, method)
         return tuned

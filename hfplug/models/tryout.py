@@ -11,8 +11,11 @@ from torch import nn
 
 from hfplug.errors import MethodError
 from hfplug.methods import TuningMethod
+from hfplug.methods.method import CAUSAL, SEQ2SEQ
 
 _TOKENS = 4
+# Models that have a gradient in training mode only, being reversible.
+_TRAINED_ONLY = frozenset({"reformer"})
 
 HeadShape = tuple[int, int]
 
@@ -60,13 +63,18 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
         return
     trainable = {name: one for name, one in model.named_parameters() if one.requires_grad}
     inputs = few_tokens(base)
+    if method.virtual_tokens() and str(model.active_peft_config.task_type) in (CAUSAL, SEQ2SEQ):  # type: ignore[union-attr]
+        inputs = {**inputs, "labels": inputs["input_ids"]}  # as in training
+        inputs.pop("decoder_input_ids", None)
     kind = base.config.model_type
     fix = "Use lora, which does not depend on how a model takes its input."
     try:
         with at_rest(model), torch.enable_grad():
+            model.train(kind in _TRAINED_ONLY)
             output = model(**inputs)
             logits = [value for name, value in output.items() if name.endswith("logits")]
             torch.stack([one.float().square().mean() for one in logits]).sum().backward()
+            _write(model, method, base)
     except Exception as error:  # whatever a model of any kind raises: the user gets one sentence
         raise MethodError(f"{method.name} does not work on this {kind} model: {first_line(error)}", fix=fix) from error
     finally:
@@ -77,6 +85,21 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
     if without or not moved:
         which = without[0] if without else "the prompt"
         raise MethodError(f"{method.name} does nothing on this {kind} model: {which} gets no gradient.", fix=fix)
+
+
+def _write(model: Any, method: TuningMethod, base: Any) -> None:
+    """Let a tuned decoder write two tokens, if its base can."""
+    if str(model.active_peft_config.task_type) != CAUSAL or not base.can_generate():
+        return
+    ids, mask = (few_tokens(base)[name] for name in ("input_ids", "attention_mask"))
+    words = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False, "num_beams": 1}
+    with torch.no_grad():
+        try:
+            base.generate(input_ids=ids, attention_mask=mask, **words)
+        except Exception:  # a base of any kind: then nothing is asked of the method
+            return
+        caller, inputs = method.generation_inputs(model, ids, mask)
+        caller.generate(**inputs, **words)  # type: ignore[operator]
 
 
 def ids_of_text(config: Any) -> list[int]:

@@ -340,17 +340,28 @@ def test_a_masked_language_model_takes_lora_and_refuses_a_soft_prompt(bases):
     assert model(**inputs).loss < before
 
 
-def test_an_encoder_decoder_classifier_refuses_a_soft_prompt_in_one_line(bases):
+def test_an_encoder_decoder_classifier_learns_a_soft_prompt(bases):
     model = AutoModelForSequenceClassification.from_pretrained(bases["t5"])
-    with pytest.raises(MethodError, match="takes token ids only"):
-        hfplug.plug(model, "prompt_tuning")
+    hfplug.plug(model, "prompt_tuning")
+    ids = batch("classification")["input_ids"].clone()
+    ids[:, -1] = model.config.eos_token_id
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(len(ids)) % 2}
+    before = model(**inputs).loss
+    train(model, inputs)
+    assert model(**inputs).loss < before
+
+
+def test_an_encoder_decoder_classifier_refuses_a_prefix_in_one_line(bases):
+    model = AutoModelForSequenceClassification.from_pretrained(bases["t5"])
+    with pytest.raises(MethodError, match="classifier takes none"):
+        hfplug.plug(model, "prefix_tuning")
 
 
 def test_a_refused_model_is_as_it_was(bases):
     model = AutoModelForSequenceClassification.from_pretrained(bases["t5"])
     names = [name for name, _ in model.named_parameters()]
     with pytest.raises(MethodError):
-        hfplug.plug(model, "prompt_tuning")
+        hfplug.plug(model, "prefix_tuning")
     assert [name for name, _ in model.named_parameters()] == names and not isinstance(model, PeftModel)
 
 
