@@ -8,8 +8,9 @@ For each pair of model type and task a child process makes the model (hfplug.tes
 method (hfplug.testing.architectures): does it train, with a gradient on each trainable tensor and on no other; is it
 the same after saving and loading, and no larger than what was trained; does it write; is it the same merged; and is it
 the base when switched off. A line of JSON for each pair and method says how that ended: "works", "refused" (hfplug says
-why not), "wrong" or "crash". With --json the lines go to a file, and pairs that are in it already are not run again.
-The children are forked after torch, transformers and PEFT are imported, so this runs on Linux only.
+why not), "wrong", "crash", or "base" (it does not train by itself either, on text alone or at all). With --json the
+lines go to a file, and pairs that are in it already are not run again. The children are forked after torch and the rest
+are imported, so this runs on Linux only.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from hfplug.testing.architectures import as_line, check_base, check_method, save
 from hfplug.testing.tiny_models import Pair, all_pairs
 
 SECONDS, BYTES = 90, 8 << 30
-ENDS = ("works", "refused", "wrong", "crash")
-HEADER = "| method | pairs | works | refused | wrong | crash | matrices adapted | in 4 bits |"
+ENDS = ("works", "refused", "wrong", "crash", "base")
+HEADER = "| method | pairs | works | refused | wrong | crash | base | matrices adapted | in 4 bits |"
 
 
 class TooLong(Exception):
@@ -63,19 +64,22 @@ def run_pair(pair: Pair, methods: list[str], say: Any) -> None:
         for method in methods:
             signal.alarm(SECONDS)
             started = time.perf_counter()
-            line = ask(base, pair, method, Path(folder) / method)
-            line |= {"seconds": round(time.perf_counter() - started, 2), "base": by_itself}
+            line = ask(base, pair, method, Path(folder) / method, by_itself)
+            line |= {"seconds": round(time.perf_counter() - started, 2)}
             say(line)
         signal.alarm(0)
 
 
-def ask(base: Path, pair: Pair, method: str, scratch: Path) -> dict[str, Any]:
-    """One line: how a method ended on a base."""
+def ask(base: Path, pair: Pair, method: str, scratch: Path, by_itself: str) -> dict[str, Any]:
+    """One line: how a method ended on a base; ``by_itself`` says why the base does not train without one."""
     line: dict[str, Any] = {"pair": pair.name, "model_type": pair.model_type, "task": pair.task, "method": method}
+    if by_itself:
+        return line | {"end": "base", "said": by_itself}
     try:
         found = check_method(base, pair.task, method, scratch)
-    except hfplug.HfplugError as error:
-        return line | {"end": "refused", "said": " ".join(str(error).split())}
+    except hfplug.HfplugError as error:  # what hfplug made itself and then does not load is a fault
+        end = "refused" if isinstance(error, hfplug.MethodError) else "wrong"
+        return line | {"end": end, "said": " ".join(str(error).split())}
     except Exception as error:  # whatever it raises is the finding
         frames = traceback.extract_tb(error.__traceback__)
         where = next((one for one in reversed(frames) if "/torch/" not in one.filename), frames[-1])
@@ -108,7 +112,7 @@ def in_a_child(pair: Pair, methods: list[str]) -> Iterator[dict[str, Any]]:
     _, status = os.waitpid(child, 0)
     for method in left:
         line = {"pair": pair.name, "model_type": pair.model_type, "task": pair.task, "method": method}
-        yield line | {"end": "crash", "said": f"the process ended with status {status}", "base": "", "seconds": 0}
+        yield line | {"end": "crash", "said": f"the process ended with status {status}", "seconds": 0}
 
 
 def markdown(lines: list[dict[str, Any]]) -> str:
@@ -119,14 +123,15 @@ def markdown(lines: list[dict[str, Any]]) -> str:
         "",
         f"Every method on {len(pairs)} pairs of model type and task (causal language model, sequence to sequence,"
         f" sequence classification) of transformers {transformers.__version__} with PEFT {peft.__version__},"
-        " as tiny models with random weights. Written by `python benchmarks/architectures.py --markdown docs/architectures.md`, whose first"
-        " lines say what is asked of each.",
+        " as tiny models with random weights. Written by"
+        " `python benchmarks/architectures.py --markdown docs/architectures.md`, whose first lines say what is asked.",
         "",
         "*refused*: hfplug says in a sentence why it does not work. *wrong* and *crash* are faults that are not mended"
-        " yet. The two shares are of the numbers in all matrices but embeddings, the mean over the pairs that work.",
+        " yet. *base*: the tiny base does not train without a method either, on text alone or at all. The two shares"
+        " are of the numbers in all matrices but embeddings, the mean over the pairs that work.",
         "",
         HEADER,
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for method in dict.fromkeys(line["method"] for line in lines):
         own = [line for line in lines if line["method"] == method]
@@ -145,10 +150,6 @@ def markdown(lines: list[dict[str, Any]]) -> str:
     text += [f"| `{one[0]}` | {one[1]} | {one[2]} | {', '.join(names)} |" for one, names in reasons.items()]
     text += ["", "## Pairs of which no model is made", "", "| pair | why |", "|---|---|"]
     text += [f"| {pair.name} | {pair.left_out} |" for pair in all_pairs() if pair.left_out]
-    by_itself = {line["pair"]: line["base"] for line in lines if line.get("base")}
-    if by_itself:
-        text += ["", "## Bases that do not train by themselves, without a method", "", "| pair | why |", "|---|---|"]
-        text += [f"| {name} | {_short(why)} |" for name, why in by_itself.items()]
     return "\n".join(text) + "\n"
 
 

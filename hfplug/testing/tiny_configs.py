@@ -192,6 +192,9 @@ EXCEPTIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("qwen4_exp", "text_config"): _INDEXER,
     ("blt", "causal"): {"num_hidden_layers": 2},  # its cache asks for it
     ("t5",): {"decoder_start_token_id": 0},
+    ("longt5",): {"decoder_start_token_id": 0},
+    ("encoder-decoder", "decoder"): {"is_decoder": True, "add_cross_attention": True},
+    ("encoder-decoder", "seq2seq"): {"decoder_start_token_id": 1, "pad_token_id": 0},
     ("cohere_compass_text",): {
         "rope_parameters": {
             kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")
@@ -202,7 +205,13 @@ EXCEPTIONS: dict[tuple[str, ...], dict[str, Any]] = {
     # Sizes that have to fit one another.
     ("mamba2",): {"num_heads": 4, "head_dim": 16},
     ("gpt_neo",): {"attention_types": [[["global", "local"], 1]]},
-    ("reformer",): {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (16, 32), "attn_layers": ["local", "lsh"]},
+    # Positions of any number, and chunks that a text of 4, 16 or 36 tokens fills.
+    ("reformer",): {
+        "axial_pos_embds": False,
+        "attn_layers": ["local", "lsh"],
+        "local_attn_chunk_length": 4,
+        "lsh_attn_chunk_length": 4,
+    },
     ("lilt",): {"hidden_size": 48},  # six coordinates of equal width
     ("layoutlmv3",): {"coordinate_size": 5, "shape_size": 6},  # four of the one and two of the other make the width
     ("xlstm",): {"hidden_size": 128, "embedding_dim": 128},  # its states are rounded up to 64
