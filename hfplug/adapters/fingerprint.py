@@ -79,16 +79,22 @@ def tokenizer_sha256(tokenizer: Any) -> str | None:
 def fingerprint_tensors(model: Any, *, skip: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     """Hashes of a small, evenly spaced part of the base, by the names of the plain base.
 
+    Modules that the checkpoint did not hold are left out: they are random, and others at every load.
+
     Returns:
         Name to ``{"shape": [...], "dtype": str, "sha256": str, "values": [8 numbers]}``. Empty if nothing
         can be read: adapters merged into the weights, or every sampled tensor quantised or elsewhere.
     """
+    from hfplug.models.factory import applied_to  # torch, which reading a lock does without
+
     if is_merged(model):
         return {}
+    applied = applied_to(model)
+    random = tuple(f"{name}." for name in (applied.anatomy.new_modules if applied is not None else ()))
     matrices = {
         name: tensor
         for name, tensor in base_parameters(model)
-        if tensor.dim() >= 2 and name not in skip and not _LEFT_OUT.search(name)
+        if tensor.dim() >= 2 and name not in skip and not _LEFT_OUT.search(name) and not name.startswith(random)
     }
     embedding = _embedding_weight(model)
     chosen = sorted(matrices, key=lambda name: sha256_of(name) or "")[:TENSORS]

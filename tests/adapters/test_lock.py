@@ -295,3 +295,12 @@ def test_another_commit_whose_sampled_tensors_are_equal_is_noted(make_model: Mak
     assert note.kind == "numerics" and "d" * 40 in note and "revision='" + "c" * 40 in note
     check(lock, make_model(), base_commit="d" * 40)
     assert verify(lock, make_model(), base_commit="c" * 40) == []
+
+
+def test_a_module_that_is_random_at_every_load_is_no_part_of_the_base(tmp_path: Path) -> None:
+    from hfplug.models.factory import build_model
+    from hfplug.testing.architectures import save_base
+
+    save_base("xlnet", "classification", tmp_path)
+    lock = make_lock(build_model(tmp_path, "lora", task_type="classification"), None, base_name=None)
+    assert lock.tensors and not any(name.startswith("sequence_summary") for name in lock.tensors)
