@@ -8,8 +8,9 @@ backward pass is called temporary. :data:`TERMS` says where each term is from.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from hfplug.models.memory import tensor_bytes, weight_bytes
 from hfplug.models.memory_optimizers import DEFAULT_OPTIMIZER, StateBytes, find_optimizer, state_bytes
 from hfplug.models.memory_shapes import fake_model, shape_model
 from hfplug.models.memory_step import Loss, Shapes, batch_shapes, model_loss, step_bytes
+from hfplug.models.tryout import first_line
 
 TERMS = {
     "weights": "bytes of every parameter and buffer in the dtype in which it is held, tied ones once; in 4 bits half a "
@@ -135,6 +137,11 @@ class Planned:
         self, base: Base, task_type: str, method: TuningMethod, settings: StepSettings, *, loss: Loss = model_loss
     ) -> None:
         self.method, self.settings, self.task_type, self.loss = method, settings, task_type, loss
+        with self._one_sentence():
+            self._make(base)
+
+    def _make(self, base: Base) -> None:
+        method, settings, task_type = self.method, self.settings, self.task_type
         model = shape_model(base, task_type, method, dtype=settings.dtype)
         self.parameters = count_parameters(model)
         self.trainable = count_parameters(model, trainable="only")
@@ -143,7 +150,7 @@ class Planned:
         self.weights = weight_bytes(model)
         with self.mode:
             self.adapter = _saved_bytes(model)
-            self.optimizer: StateBytes = state_bytes(find_optimizer(settings.optimizer), model)
+        self.optimizer: StateBytes = state_bytes(find_optimizer(settings.optimizer), model)
 
     def memory(self, shapes: Shapes | None = None, *, batch: int | None = None) -> MethodMemory:
         """What a step takes.
@@ -157,7 +164,7 @@ class Planned:
         """
         settings = self.settings
         given = shapes or batch_shapes(self.task_type, batch or settings.batch, settings.length, settings.target_length)
-        try:
+        with self._one_sentence():
             step = step_bytes(
                 self.model,
                 self.mode,
@@ -166,12 +173,6 @@ class Planned:
                 checkpointing=settings.checkpointing,
                 accumulation=settings.accumulation,
             )
-        except HfplugError:
-            raise
-        except Exception as error:  # whatever a model of any kind raises: the user gets one sentence
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            how = " with gradient checkpointing" if settings.checkpointing == "on" else ""
-            raise MethodError(f"{self.method.name} cannot be run{how} without weights: {line}") from error
         rest = max(step.peak, step.gradients + self.optimizer.temporary) - step.gradients
         activations = min(step.saved, rest)
         return MethodMemory(
@@ -186,6 +187,19 @@ class Planned:
             trainable_parameters=self.trainable,
             adapter_bytes=self.adapter,
         )
+
+    @contextlib.contextmanager
+    def _one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except HfplugError:
+            raise
+        except Exception as error:  # whatever a model of any kind raises: the user gets one sentence
+            how = " with gradient checkpointing" if self.settings.checkpointing == "on" else ""
+            raise MethodError(
+                f"{self.method.name} cannot be planned{how} on this base: {first_line(error)}",
+                fix="Plan without gradient checkpointing." if how else "Plan the other methods.",
+            ) from error
 
 
 def corrected(memory: MethodMemory, measured: int) -> tuple[MethodMemory, float]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hfplug.errors import SettingError, did_you_mean
 from hfplug.models.memory import optimizer_bytes
@@ -133,14 +134,23 @@ def state_bytes(optimizer: Optimizer, model: nn.Module) -> StateBytes:
 
     Args:
         optimizer: From :func:`find_optimizer`.
-        model: A model of fake tensors, whose mode is entered; its parameters get gradients, which are taken away.
+        model: A model, with weights or without; it is read and not changed.
     """
+    embeddings = {
+        id(one)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for one in module.parameters(recurse=False)
+    }
     trained = [one for one in model.parameters() if one.requires_grad]
     if optimizer.make is None:
-        embeddings = {id(one) for module in model.modules() if isinstance(module, nn.Embedding)
-                      for one in module.parameters(recurse=False)}  # fmt: skip
         return _by_rule(optimizer, trained, embeddings)
-    made = optimizer.make(trained)
+    with FakeTensorMode():
+        copies = [nn.Parameter(torch.empty(one.shape, dtype=one.dtype, device="cpu")) for one in trained]
+        return _by_running(optimizer.make(copies), copies)
+
+
+def _by_running(made: Any, trained: list[nn.Parameter]) -> StateBytes:
     for one in trained:
         one.grad = torch.empty_like(one)
     made.step()  # makes the states
@@ -151,8 +161,6 @@ def state_bytes(optimizer: Optimizer, model: nn.Module) -> StateBytes:
     with memory:
         made.step()
     memory.close()
-    for one in trained:
-        one.grad = None
     return StateBytes(states=optimizer_bytes(made), temporary=memory.peak - held)
 
 

@@ -170,7 +170,7 @@ def _load(order: dict[str, Any], method: TuningMethod) -> tuple[nn.Module, str]:
     if method.quantization() is not None:
         raise MethodError(f"{method.name} packs weights that are there, and {base.name!r} holds none.")
     chosen = choose_dtype(base, method, dtype)
-    model = auto_class(kind).from_config(base.config, dtype=chosen)  # type: ignore[attr-defined]
+    model = auto_class(kind, base.config).from_config(base.config, dtype=chosen)  # type: ignore[attr-defined]
     return apply_method(model, method, task_type=kind), kind
 
 

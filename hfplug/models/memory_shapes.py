@@ -63,7 +63,7 @@ def bare_model(base: Base, task_type: str, dtype: torch.dtype | str | None = Non
     config = copy.deepcopy(base.config)  # the model writes into it
     try:
         with torch.device("meta"):
-            return auto_class(task_type).from_config(  # type: ignore[attr-defined]
+            return auto_class(task_type, base.config).from_config(  # type: ignore[attr-defined]
                 config,
                 dtype=dtype or getattr(config, "dtype", None) or torch.float32,
                 trust_remote_code=base.trust_remote_code,

@@ -255,3 +255,9 @@ def test_a_broken_header_is_one_sentence(config_alone):
     (config_alone / "model.safetensors").write_bytes((100).to_bytes(8, "little") + b"{not json")
     with pytest.raises(BaseModelError, match="header"):
         plan_memory(config_alone, ["lora"], settings=SETTINGS)
+
+
+def test_a_model_that_raises_anything_is_one_sentence(config_alone):
+    ready = Planned(resolve_base(config_alone), CAUSAL, get_method("lora")(), SETTINGS)
+    with pytest.raises(MethodError, match="lora cannot be planned on this base: "):
+        ready.memory({"input_ids": (2, 8, 3, 5)})
