@@ -40,9 +40,11 @@ _PUBLIC = {
     "Limits": "hfplug.serving.info",
     "Lock": "hfplug.adapters.lock",
     "Lora": "hfplug.methods",
+    "MemoryPlan": "hfplug.models.memory_plan",
     "Merged": "hfplug.adapters.merge",
     "MethodArguments": "hfplug.training.arguments",
     "MethodError": "hfplug.errors",
+    "MethodMemory": "hfplug.models.memory_method",
     "MismatchError": "hfplug.errors",
     "MissingExtraError": "hfplug.errors",
     "Norms": "hfplug.methods",
@@ -67,6 +69,7 @@ _PUBLIC = {
     "ServingError": "hfplug.errors",
     "SettingError": "hfplug.errors",
     "SpaceError": "hfplug.errors",
+    "StepSettings": "hfplug.models.memory_method",
     "StudyError": "hfplug.errors",
     "StudySettings": "hfplug.comparison.study_settings",
     "Task": "hfplug.adapters.task",
@@ -95,6 +98,7 @@ _PUBLIC = {
     "merge_adapter": "hfplug.adapters.merge",
     "method_names": "hfplug.methods",
     "methods_for": "hfplug.models.applicable",
+    "plan_memory": "hfplug.models.memory_plan",
     "plug": "hfplug.training.plug",
     "preview_push": "hfplug.hub.push",
     "pull_adapter": "hfplug.hub.pull",
@@ -193,6 +197,10 @@ if TYPE_CHECKING:
     from hfplug.models.applicable import methods_for as methods_for
     from hfplug.models.factory import apply_method as apply_method
     from hfplug.models.factory import build_model as build_model
+    from hfplug.models.memory_method import MethodMemory as MethodMemory
+    from hfplug.models.memory_method import StepSettings as StepSettings
+    from hfplug.models.memory_plan import MemoryPlan as MemoryPlan
+    from hfplug.models.memory_plan import plan_memory as plan_memory
     from hfplug.serving.asked import Answer as Answer
     from hfplug.serving.asked import Asked as Asked
     from hfplug.serving.asked import Piece as Piece

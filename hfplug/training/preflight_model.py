@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from hfplug.errors import SettingError
 from hfplug.methods.method import HEADS_OF_PEFT
+from hfplug.models import hardware
 from hfplug.models.factory import applied_to
 from hfplug.models.memory import tensor_bytes, weight_bytes, weight_tensors
+from hfplug.models.memory_optimizers import DEFAULT_OPTIMIZER, find_optimizer, state_bytes
 from hfplug.models.tensor_memory import TensorMemory
 from hfplug.training.guard import check_trainable
 from hfplug.training.plug_exchange import is_plugged
@@ -176,16 +179,15 @@ def peak_memory(trainer: Any, sample: Sample) -> Result:
     if "activations" not in sample.findings:
         return "skipped", "no pass was made", ""
     device = next(model.parameters()).device
-    trained = sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
     rows = next((value.shape[0] for value in sample.need_batch().values() if isinstance(value, torch.Tensor)), 1)
     scale = trainer.args.per_device_train_batch_size / max(rows, 1)
-    # Gradients are among what the pass made; AdamW's two moments come with the first step.
+    # Gradients are among what the pass made; the optimiser's states come with the first step.
     if device.type == "cuda":
         activations = torch.cuda.max_memory_allocated(device) - weight_bytes(model)
         free, _ = torch.cuda.mem_get_info(device)
     else:
-        activations, free = sample.findings["activations"], _available_bytes()
-    need = int(max(activations, 0) * scale + 2 * trained)
+        activations, free = sample.findings["activations"], hardware.available_memory()
+    need = int(max(activations, 0) * scale) + _state_bytes(trainer)
     held = weight_bytes(model)
     saw = f"{(held + need) / 1e6:,.0f} MB at the peak, of which {held / 1e6:,.0f} MB are loaded already"
     if free is None:
@@ -287,10 +289,11 @@ def _is_sharded(trainer: Any) -> bool:
     return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
-def _available_bytes() -> int | None:
+def _state_bytes(trainer: Any) -> int:
+    """Bytes that the optimiser's states will take; those of AdamW where the memory plan does not know it."""
+    name = getattr(trainer.args.optim, "value", trainer.args.optim)
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            line = next(line for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not on Linux
-        return None
-    return int(line.split()[1]) * 1024
+        optimizer = find_optimizer(name)
+    except SettingError:
+        optimizer = find_optimizer(DEFAULT_OPTIMIZER)
+    return state_bytes(optimizer, trainer.model).states
