@@ -180,7 +180,7 @@ def _plan_error(report: Report) -> str:
         for variant in report.variants
         if variant.predicted_peak_bytes and variant.peak_training_bytes
     ]
-    return f"; the memory plan's peaks were off by at most {share(max(off))}" if off else ""
+    return f";\nthe memory plan's peaks were off by at most {share(max(off))}" if off else ""
 
 
 def _trainable(variant: Variant) -> str:

@@ -96,3 +96,15 @@ def test_without_full_tuning_there_are_no_tests_against_it() -> None:
     headings = [column.heading for column in paired_tests_table(dataclasses.replace(report, variants=variants)).columns]
     assert headings == ["variant", *(f"{metric} against base" for metric in ("R1", "R2", "RL", "RLsum"))]
     assert "R1 against full" in [column.heading for column in paired_tests_table(report).columns]
+
+
+def test_the_trade_offs_say_how_far_the_memory_plan_was_off() -> None:
+    report = sample_report()
+    planned = [
+        dataclasses.replace(one, predicted_peak_bytes=one.peak_training_bytes and round(one.peak_training_bytes * 0.98))
+        for one in report.variants
+    ]
+    assert "memory plan" not in render_table(report)
+    text = render_table(dataclasses.replace(report, variants=tuple(planned)))
+    assert "the memory plan's peaks were off by at most 2.00 %" in text
+    assert max(len(line) for line in text.splitlines()) <= 120
