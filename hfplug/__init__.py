@@ -25,6 +25,7 @@ _PUBLIC = {
     "DataError": "hfplug.errors",
     "Decoding": "hfplug.serving.decoding",
     "Dora": "hfplug.methods",
+    "Embeddings": "hfplug.methods",
     "Exported": "hfplug.serving.export",
     "Full": "hfplug.methods",
     "HfplugError": "hfplug.errors",
@@ -181,6 +182,7 @@ if TYPE_CHECKING:
     from hfplug.methods import BitFit as BitFit
     from hfplug.methods import Bottleneck as Bottleneck
     from hfplug.methods import Dora as Dora
+    from hfplug.methods import Embeddings as Embeddings
     from hfplug.methods import Full as Full
     from hfplug.methods import Lora as Lora
     from hfplug.methods import Norms as Norms

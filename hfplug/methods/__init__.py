@@ -5,6 +5,7 @@ from __future__ import annotations
 from hfplug.methods.bitfit import BitFit
 from hfplug.methods.bottleneck import Bottleneck
 from hfplug.methods.dora import Dora
+from hfplug.methods.embeddings import Embeddings
 from hfplug.methods.full import Full
 from hfplug.methods.ia3 import IA3
 from hfplug.methods.lora import Lora
@@ -32,6 +33,7 @@ __all__ = [
     "BitFit",
     "Bottleneck",
     "Dora",
+    "Embeddings",
     "Full",
     "LearningRate",
     "Lora",

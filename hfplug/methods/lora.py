@@ -79,7 +79,9 @@ class Lora(TuningMethod):
 
     @classmethod
     def recognises(cls, config: Mapping[str, Any]) -> bool:
-        return super().recognises(config) and not config.get("use_dora")
+        # A LoRA that goes on no layer is how PEFT is told to train tokens only (embeddings).
+        no_layers = config.get("target_modules") == "dummy-target-modules"
+        return super().recognises(config) and not config.get("use_dora") and not no_layers
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """About ten times that of full fine-tuning (Biderman et al. 2024; Dettmers et al. 2023: 2e-4 up to 13B, 1e-4

@@ -41,6 +41,10 @@ class Anatomy:
         task_type: PEFT's name of the task type.
         parameters: Number of weights, those of a 4-bit layer counted one by one.
         embedding_size: Width of the input embedding.
+        embedding_rows: Rows of the input embedding, those of padding at its end included.
+        embeddings: Modules that hold the input embedding's weight, itself first: with tied weights the encoder's, the
+            decoder's and the output layer too.
+        output_embeddings: The module that turns vectors into scores of ids, or an empty name.
         width: Numbers that a block gives a token; with factorised embeddings (ALBERT) not the embedding's.
         layers: Number of blocks (of the encoder plus the decoder, as far as the configuration tells).
         attention_heads: Heads a layer.
@@ -69,6 +73,9 @@ class Anatomy:
     task_type: str
     parameters: int
     embedding_size: int
+    embedding_rows: int
+    embeddings: tuple[str, ...]
+    output_embeddings: str
     width: int
     layers: int
     attention_heads: int
@@ -140,6 +147,9 @@ def read_anatomy(
         parameters=count_parameters(model),
         width=width,
         embedding_size=_embedding_size(model, text_config),
+        embedding_rows=_embedding_rows(model),
+        embeddings=_embedding_holders(model),
+        output_embeddings=next((name for name, module in modules.items() if module is output), ""),
         layers=_first_int(text_config, "num_hidden_layers", "num_layers", "n_layer", default=1),
         attention_heads=_first_int(text_config, "num_attention_heads", "num_heads", "n_head", default=1),
         attention=attention,
@@ -227,6 +237,31 @@ def _embedding_size(model: nn.Module, config: Any) -> int:
     if weight is not None and weight.dim() == 2:
         return int(weight.shape[1])
     return _first_int(config, "hidden_size", "d_model", "n_embd", default=1)
+
+
+def _embedding_rows(model: nn.Module) -> int:
+    weight = _embedding_weight(model)
+    return int(weight.shape[0]) if weight is not None and weight.dim() == 2 else 0
+
+
+def _embedding_holders(model: nn.Module) -> tuple[str, ...]:
+    weight = _embedding_weight(model)
+    if weight is None:
+        return ()
+    first = _called(model, "get_input_embeddings")
+    found = [(name, one) for name, one in model.named_modules() if getattr(one, "weight", None) is weight]
+    return tuple(name for name, one in sorted(found, key=lambda pair: pair[1] is not first))
+
+
+def _embedding_weight(model: nn.Module) -> Any:
+    return getattr(_called(model, "get_input_embeddings"), "weight", None)
+
+
+def _called(model: Any, question: str) -> Any:
+    try:
+        return getattr(model, question)()
+    except (AttributeError, NotImplementedError):  # a model without embeddings of its own says so by raising
+        return None
 
 
 def _first_int(config: Any, *names: str, default: int) -> int:
