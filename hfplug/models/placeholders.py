@@ -55,14 +55,18 @@ def tables_of(base: Any) -> list[nn.Module]:
     Raises:
         MethodError: There is none.
     """
-    try:
-        first = base.get_input_embeddings()
-    except NotImplementedError:
-        first = None
+    first = _input_embeddings(base)
     if not isinstance(getattr(first, "weight", None), nn.Parameter):
         raise _without_table(base)
     weight = first.weight
     return [first, *(one for one in base.modules() if one is not first and getattr(one, "weight", None) is weight)]
+
+
+def _input_embeddings(base: Any) -> Any:
+    try:
+        return base.get_input_embeddings()
+    except NotImplementedError:  # how transformers says that a model has none
+        return None
 
 
 def check_has_table(base: Any) -> None:
@@ -75,7 +79,10 @@ def check_has_table(base: Any) -> None:
         MethodError: There is none.
     """
     rows = getattr(base.config.get_text_config(), "vocab_size", None)
-    if all(one.dim() < 2 or one.shape[0] != rows for one in base.parameters()):
+    output = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    own = getattr(output, "weight", None)
+    tied = own is not None and own is getattr(_input_embeddings(base), "weight", None)
+    if all(one.dim() < 2 or one.shape[0] != rows or (one is own and not tied) for one in base.parameters()):
         raise _without_table(base)
 
 

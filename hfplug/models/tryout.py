@@ -31,21 +31,40 @@ def cache_shapes(model: nn.Module) -> tuple[tuple[HeadShape, HeadShape], ...]:
         nothing, what its configuration says; empty if neither tells. A layer that keeps something else has (0, 0).
     """
     config: Any = model.config
-    with at_rest(model), torch.no_grad():
-        try:
-            output = model(**few_tokens(model), use_cache=True)
-        except TypeError:  # an encoder's forward knows no cache
-            return _of_encoder(config)
-        except (RuntimeError, NotImplementedError, ValueError):
-            if not on_meta(model):
-                raise
-            return _of_encoder(config)
-    kept = getattr(output, "past_key_values", None)
-    kept = getattr(kept, "self_attention_cache", kept)
-    layers = getattr(kept, "layers", None)
+    try:
+        output = _run_with_cache(model)
+    except TypeError:  # a forward that knows no cache
+        return () if model.can_generate() else _of_encoder(config)  # type: ignore[operator]
+    except (RuntimeError, NotImplementedError, ValueError):
+        if not on_meta(model):
+            raise
+        return _of_encoder(config)
+    layers = getattr(_kept(output), "layers", None)
     if not layers:
         return _of_encoder(config) if getattr(output, "cache_params", None) is None else ()
-    return tuple((_head_shape(layer, "keys"), _head_shape(layer, "values")) for layer in layers)
+    return tuple((_head_shape(layer, "keys"), _values_shape(layer)) for layer in layers)
+
+
+def kept_cache(model: nn.Module) -> Any:
+    """The cache that a model fills for a few tokens (that of a decoder's self-attention), or None.
+
+    Args:
+        model: As for :func:`cache_shapes`.
+    """
+    try:
+        return _kept(_run_with_cache(model))
+    except TypeError:
+        return None
+
+
+def _run_with_cache(model: Any) -> Any:
+    with at_rest(model), torch.no_grad():
+        return model(**few_tokens(model), use_cache=True)
+
+
+def _kept(output: Any) -> Any:
+    kept = getattr(output, "past_key_values", None)
+    return getattr(kept, "self_attention_cache", kept)
 
 
 def try_out(model: nn.Module, method: TuningMethod) -> None:
@@ -88,8 +107,8 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
 
 
 def _write(model: Any, method: TuningMethod, base: Any) -> None:
-    """Let a tuned decoder write two tokens, if its base can."""
-    if str(model.active_peft_config.task_type) != CAUSAL or not base.can_generate():
+    """Let a tuned model write two tokens, if its base can."""
+    if str(model.active_peft_config.task_type) not in (CAUSAL, SEQ2SEQ) or not base.can_generate():
         return
     ids, mask = (few_tokens(base)[name] for name in ("input_ids", "attention_mask"))
     words = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False, "num_beams": 1}
@@ -161,6 +180,13 @@ def first_line(error: BaseException) -> str:
 def _head_shape(layer: Any, name: str) -> HeadShape:
     kept = getattr(layer, name, None)
     return (int(kept.shape[1]), int(kept.shape[3])) if isinstance(kept, torch.Tensor) and kept.dim() == 4 else (0, 0)
+
+
+def _values_shape(layer: Any) -> HeadShape:
+    """That of the values, or (0, 0) where a layer's keys are its values too (DeepSeek V4)."""
+    keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+    same = isinstance(keys, torch.Tensor) and keys.device.type != "meta" and keys.dim() == 4
+    return (0, 0) if same and torch.equal(keys, values) else _head_shape(layer, "values")
 
 
 def _of_encoder(config: Any) -> tuple[tuple[HeadShape, HeadShape], ...]:

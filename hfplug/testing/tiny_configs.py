@@ -191,8 +191,6 @@ EXCEPTIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("qwen4_exp_text",): _INDEXER,
     ("qwen4_exp", "text_config"): _INDEXER,
     ("blt", "causal"): {"num_hidden_layers": 2},  # its cache asks for it
-    ("t5",): {"decoder_start_token_id": 0},
-    ("longt5",): {"decoder_start_token_id": 0},
     ("encoder-decoder", "decoder"): {"is_decoder": True, "add_cross_attention": True},
     ("encoder-decoder", "seq2seq"): {"decoder_start_token_id": 1, "pad_token_id": 0},
     ("cohere_compass_text",): {

@@ -110,6 +110,8 @@ def tiny_config(model_type: str, task: str = "causal") -> PreTrainedConfig:
         setattr(config, name, value)
     if task == "causal" and vars(config).get("is_decoder") is False and not config.is_encoder_decoder:
         config.is_decoder = True
+    if config.is_encoder_decoder and not hasattr(config, "decoder_start_token_id"):
+        config.decoder_start_token_id = 0  # T5's is in its checkpoints, not in its class
     if task == "classification":
         config.num_labels = 2
         text: Any = config.get_text_config()
