@@ -59,7 +59,11 @@ def kept_cache(model: nn.Module) -> Any:
 
 def _run_with_cache(model: Any) -> Any:
     with at_rest(model), torch.no_grad():
-        return model(**few_tokens(model), use_cache=True)
+        inputs = few_tokens(model)
+        try:
+            return model(**inputs, use_cache=True)
+        except ValueError:  # the word reaches an encoder that refuses it (Switch Transformers); decoders cache anyway
+            return model(**inputs)
 
 
 def _kept(output: Any) -> Any:
