@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -190,6 +191,9 @@ class Planned:
 
     @contextlib.contextmanager
     def _one_sentence(self) -> Iterator[None]:
+        # torch prints a stack trace of an operation that has no shape rule before it raises; the sentence is enough.
+        printing = logging.getLogger("torch._subclasses.fake_tensor")
+        before, printing.disabled = printing.disabled, True
         try:
             yield
         except HfplugError:
@@ -200,6 +204,8 @@ class Planned:
                 f"{self.method.name} cannot be planned{how} on this base: {first_line(error)}",
                 fix="Plan without gradient checkpointing." if how else "Plan the other methods.",
             ) from error
+        finally:
+            printing.disabled = before
 
 
 def corrected(memory: MethodMemory, measured: int) -> tuple[MethodMemory, float]:

@@ -261,3 +261,10 @@ def test_a_model_that_raises_anything_is_one_sentence(config_alone):
     ready = Planned(resolve_base(config_alone), CAUSAL, get_method("lora")(), SETTINGS)
     with pytest.raises(MethodError, match="lora cannot be planned on this base: "):
         ready.memory({"input_ids": (2, 8, 3, 5)})
+
+
+def test_a_method_that_does_not_run_with_checkpointing_is_refused_without_a_stack_trace(bases, capfd):
+    settings = dataclasses.replace(SETTINGS, checkpointing="on")
+    plan = plan_memory(bases["t5"], ["prefix_tuning"], settings=settings)
+    assert plan.refused["prefix_tuning"].startswith("prefix_tuning cannot be planned with gradient checkpointing")
+    assert "Traceback" not in capfd.readouterr().err
