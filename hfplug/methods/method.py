@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.errors import MethodError, SettingError, did_you_mean
 from hfplug.methods.anatomy_view import AnatomyView
+from hfplug.methods.plugins import load_plugins
 from hfplug.methods.settings import check_setting
 
 if TYPE_CHECKING:
@@ -330,7 +331,7 @@ def register_method(cls: type[TuningMethod]) -> type[TuningMethod]:
     if cls.category not in CATEGORIES:
         raise MethodError(f"{cls.name}: category must be one of {', '.join(CATEGORIES)}, not {cls.category!r}.")
     known = _REGISTRY.get(cls.name)
-    if known is not None and known.__qualname__ != cls.__qualname__:
+    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise MethodError(f"Two tuning methods are called {cls.name!r}: {known.__module__} and {cls.__module__}.")
     _REGISTRY[cls.name] = cls
     return cls
@@ -338,6 +339,7 @@ def register_method(cls: type[TuningMethod]) -> type[TuningMethod]:
 
 def method_names() -> tuple[str, ...]:
     """The names of all methods, those of one category together, as tables show them."""
+    load_plugins()
     return tuple(sorted(_REGISTRY, key=lambda name: CATEGORIES.index(_REGISTRY[name].category)))
 
 
@@ -350,6 +352,7 @@ def get_method(name: str) -> type[TuningMethod]:
     Raises:
         MethodError: if there is no such method, with the nearest name.
     """
+    load_plugins()
     found = _REGISTRY.get(str(name).lower().replace("-", "_"))
     if found is None:
         guess = did_you_mean(str(name), _REGISTRY)
