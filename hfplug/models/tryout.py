@@ -18,6 +18,11 @@ _TOKENS = 4
 _TRAINED_ONLY = frozenset({"reformer"})
 
 HeadShape = tuple[int, int]
+# What a model that fails on an input of a kind does not do, in words.
+_REFUSES = {
+    "vectors": "it does not take vectors before its text",
+    "prefix": "it does not take a cache that it did not fill itself",
+}
 
 
 def cache_shapes(model: nn.Module) -> tuple[tuple[HeadShape, HeadShape], ...]:
@@ -99,7 +104,8 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
             torch.stack([one.float().square().mean() for one in logits]).sum().backward()
             _write(model, method, base)
     except Exception as error:  # whatever a model of any kind raises: the user gets one sentence
-        raise MethodError(f"{method.name} does not work on this {kind} model: {first_line(error)}", fix=fix) from error
+        why = f"{_REFUSES.get(method.input_kind, 'a short run fails')} ({first_line(error)})"
+        raise MethodError(f"{method.name} does not work on this {kind} model: {why}.", fix=fix) from error
     finally:
         without = [name for name, one in trainable.items() if one.grad is None]
         moved = any(one.grad is not None and bool(one.grad.any()) for one in trainable.values())

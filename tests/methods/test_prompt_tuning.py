@@ -25,7 +25,7 @@ def test_a_classifier_that_takes_ids_only_is_given_them_with_placeholders(model)
     tuned = hfplug.apply_method(model, "prompt_tuning").eval()
     with torch.no_grad():
         prompted = tuned(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        tuned.prompt_encoder["default"].embedding.weight.data[0] += 1.0
+        tuned.prompt_encoder["default"].embedding.weight.data.normal_(std=3.0)
         moved = tuned(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         assert torch.equal(tuned.get_base_model()(input_ids=ids).logits, plain)
     assert not torch.equal(prompted, plain) and not torch.equal(moved, prompted)
