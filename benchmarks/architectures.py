@@ -19,6 +19,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -154,7 +155,8 @@ def markdown(lines: list[dict[str, Any]]) -> str:
 
 
 def _short(said: str) -> str:
-    return " ".join(said.split()).replace("|", "/")[:200]
+    """One cell of a table, without the folder that the base happened to lie in."""
+    return re.sub(r"/\S*/base\b", "the base", " ".join(said.split())).replace("|", "/")[:200]
 
 
 def _too_long(signum: int, frame: Any) -> None:

@@ -29,7 +29,8 @@ def script():
 
 def counts_of(page: str) -> dict[str, list[int]]:
     """The counts of each method in the first table of the page."""
-    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `") and "%" in line]
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    rows = [row for row in rows if len(row) > 4]
     return {row[0].strip(" `"): [int(cell) for cell in row[1:-2]] for row in rows}
 
 
