@@ -9,7 +9,23 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 
 import hfplug
-from hfplug.cli import compare, demo, diff, doctor, export, hub, methods, outbox, plan, pull, push, run, space, study
+from hfplug.cli import (
+    anatomy,
+    compare,
+    demo,
+    diff,
+    doctor,
+    export,
+    hub,
+    methods,
+    outbox,
+    plan,
+    pull,
+    push,
+    run,
+    space,
+    study,
+)
 from hfplug.cli import list as list_command
 from hfplug.cli.parser import Parser, one_line
 from hfplug.errors import HfplugError
@@ -22,6 +38,7 @@ COMMANDS = (
     study,
     compare,
     methods,
+    anatomy,
     plan,
     push,
     pull,
