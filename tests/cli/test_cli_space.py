@@ -67,7 +67,8 @@ def test_serve_prints_the_address_answers_there_and_ends_with_ctrl_c(tmp_path):
     finally:
         process.kill()
         process.wait()
-    assert (process.returncode, out, err) == (0, "\nStopped.\n", "")
+    said = "hfplug: loading the base; each is tried out first\n"
+    assert (process.returncode, out, err) == (0, "\nStopped.\n", said)
     assert sorted(path.name for path in tmp_path.iterdir()) == []
 
 

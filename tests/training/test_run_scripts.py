@@ -113,6 +113,16 @@ def test_a_classifier_with_a_trainer_of_its_own(monkeypatch, bases, tmp_path, me
     assert hfplug.verify_adapter(output / "adapter", base=bases[kind]).verdict == "same"
 
 
+def test_a_classifier_that_looks_for_its_marks_among_the_token_ids_takes_a_soft_prompt(monkeypatch, bases, tmp_path):
+    train, evaluation = labelled(tmp_path)
+    flags = ["--model_name_or_path", bases["t5"], "--train_file", train, "--validation_file", evaluation]
+    assert (
+        run_here(monkeypatch, SCRIPTS / "classify.py", [*flags, *training_flags(tmp_path / "out")], "prompt_tuning")[0]
+        == 0
+    )
+    assert hfplug.verify_adapter(tmp_path / "out" / "adapter", base=bases["t5"]).verdict == "same"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_token_classifiers_predictions_and_labels_have_one_shape(monkeypatch, bases, tmp_path, method):
     output = tmp_path / "out"
@@ -133,8 +143,8 @@ def test_what_does_not_make_sense_is_refused_before_any_work(monkeypatch, bases,
     train, evaluation = labelled(tmp_path)
     flags = ["--model_name_or_path", bases["t5"], "--train_file", train, "--validation_file", evaluation]
     flags += training_flags(tmp_path / "out")
-    with pytest.raises(MethodError, match="takes token ids only") as caught:
-        run_here(monkeypatch, SCRIPTS / "classify.py", flags, "prompt_tuning")
+    with pytest.raises(MethodError, match="bitfit trains biases, and this t5 model has no bias") as caught:
+        run_here(monkeypatch, SCRIPTS / "classify.py", flags, "bitfit")
     assert "\n" not in str(caught.value) and not list((tmp_path / "out").glob("checkpoint*"))
 
 

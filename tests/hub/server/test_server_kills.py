@@ -114,10 +114,15 @@ def test_a_port_that_is_taken_is_said(tmp_path):
 def test_a_hub_starts_and_stops_within_a_second_even_with_an_open_connection(tmp_path, monkeypatch):
     before = set(threading.enumerate())
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running_hub(tmp_path, tokens={"hf_test": "alice"}) as hub:
-        HfApi(endpoint=hub.endpoint, token="hf_test").whoami()  # its connection stays open
-        began = time.monotonic()
-    assert time.monotonic() - began < 1.0
+    seconds = []
+    for attempt in range(3):  # a busy machine may be late once; a server that waits for the connection always is
+        with running_hub(tmp_path / str(attempt), tokens={"hf_test": "alice"}) as hub:
+            HfApi(endpoint=hub.endpoint, token="hf_test").whoami()  # its connection stays open
+            began = time.monotonic()
+        seconds.append(time.monotonic() - began)
+        if seconds[-1] < 1.0:
+            break
+    assert min(seconds) < 1.0
     assert set(threading.enumerate()) <= before  # other Hubs of this session may be running
 
 
