@@ -26,7 +26,9 @@ CONFIG: dict[Kind, str] = {"peft": "adapter_config.json", "full": "config.json"}
 WEIGHTS: dict[Kind, str] = {"peft": "adapter_model.safetensors", "full": "model.safetensors"}
 WEIGHTS_INDEX = "model.safetensors.index.json"
 RECORD, LOCK, TASK, CARD = "hfplug_record.json", "hfplug_lock.json", "hfplug_task.json", "README.md"
-OURS = frozenset({RECORD, LOCK, TASK, CARD})
+# How a merged model, or an adapter that was taken out of a fully tuned one, was made.
+MERGE, EXTRACT = "hfplug_merge.json", "hfplug_extract.json"
+OURS = frozenset({RECORD, LOCK, TASK, CARD, MERGE, EXTRACT})
 TOKENIZER = frozenset(
     {
         "added_tokens.json", "chat_template.jinja", "merges.txt", "sentencepiece.bpe.model",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hfplug.adapters.adapter_dir import AdapterDir
-from hfplug.adapters.merge_shards import more_than_lora
+from hfplug.adapters.plain_lora import more_than_lora
 from hfplug.adapters.safetensors_header import read_header
 from hfplug.errors import MethodError
 from hfplug.methods.method import CAUSAL
