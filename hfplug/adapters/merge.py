@@ -1,8 +1,8 @@
-"""An adapter into the base's weights, and the proof that the result answers as base and adapter did together.
+"""Adapters into the base's weights, and the proof that the result answers as base and adapters did together.
 
-A LoRA goes into the base's own files one by one (``merge_shards.py``), so that a base of any size needs the memory of
-one of them. Everything else that has weights to merge (DoRA, IA3, …), and a LoRA on tied weights, is merged by PEFT
-with the model in memory, in float32. A soft prompt is an input: there is nothing to merge it into.
+They go into the base's own files one by one (``merge_shards.py``), so that a base of any size needs the memory of one
+of them. What changes a weight that is tied to another one, or the base when it is loaded, is merged with the model in
+memory, in float32. A soft prompt is an input: there is nothing to merge it into.
 
 Whatever was trained over a base in 4 bits goes into the unquantised one by default, or into those 4 bits written out
 as full numbers, which is the base that it saw. Never into the 4 bits themselves: rounding the sum again would lose most
@@ -14,67 +14,29 @@ The folder is built beside its place, checked, and put there in one step; what f
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
-import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import nn
-
-from hfplug.adapters import atomic
 from hfplug.adapters.adapter_dir import AdapterDir
-from hfplug.adapters.card import render_card
 from hfplug.adapters.card_front import task_type
-from hfplug.adapters.files import CARD, CONFIG, LOCK, RECORD, TASK, copy_file, file_sha256, refuse_taken
+from hfplug.adapters.fingerprint import tokenizer_sha256
 from hfplug.adapters.fit import check_files, check_finite
 from hfplug.adapters.foreign import method_of, recipe_of
 from hfplug.adapters.load import find_base, find_tokenizer
-from hfplug.adapters.lock import Lock, make_lock
-from hfplug.adapters.merge_check import compare_merged
-from hfplug.adapters.merge_shards import Plan, plan_shards, write_config, write_shards
-from hfplug.adapters.probe import ProbeResult, compare_probe, make_probe
-from hfplug.adapters.put_on import LoadedBase, put_on
-from hfplug.adapters.record import Record, scrub
-from hfplug.adapters.ties import keep_untied, untie
+from hfplug.adapters.merge_combine import Combination, make_combination
+from hfplug.adapters.merge_job import Check, Into, Job, Merged, is_of_peft
+from hfplug.adapters.one_step import built_at, place_for
 from hfplug.errors import AdapterError, MethodError, MismatchError
-from hfplug.methods import TuningMethod, get_method
-from hfplug.methods.tuners.names import is_added
-from hfplug.models.base import Base, read_task_type, resolve_base
-from hfplug.models.factory import load_base
+from hfplug.methods import TuningMethod
+from hfplug.models.base import Base, read_task_type
 
-logger = logging.getLogger(__name__)
+__all__ = ["Check", "Into", "Merged", "is_of_peft", "merge_adapter", "merge_adapters"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 INTO = ("unquantised", "dequantised")
-Check = Literal["logits", "off"]
-Into = Literal["unquantised", "dequantised"]
 _CHECKS = ("logits", "off")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Merged:
-    """A merged model on disk.
-
-    Attributes:
-        adapter: The folder: a whole model of transformers, with record, lock, task and card beside it.
-        way: ``"shards"``: file by file, without the model in memory; ``"memory"``: with it, by PEFT.
-        why_memory: Why it could not be done file by file; None if it was.
-        into: Which base it went into: ``"unquantised"`` or ``"dequantised"``.
-        dtype: The number format of the merged weights.
-        difference: The logits of the merged model against those of base and adapter; None if not asked for.
-        author: The same against what the author saw, from the lock; None if there is no probe, or not asked for.
-    """
-
-    adapter: AdapterDir
-    way: Literal["shards", "memory"]
-    why_memory: str | None
-    into: Into
-    dtype: str
-    difference: ProbeResult | None
-    author: ProbeResult | None
 
 
 def merge_adapter(
@@ -116,219 +78,95 @@ def merge_adapter(
         BaseModelError: The base cannot be found or read.
         MismatchError: The base is not that of the adapter, or the merged model gives other answers: nothing is left.
     """
-    adapter = adapter if isinstance(adapter, AdapterDir) else AdapterDir.open(adapter)
-    method = _check_request(adapter, out, dtype, check, into)
-    places: dict[str, Any] = {"token": token, "offline": offline}
-    found = find_base(adapter, base, revision, trust_remote_code=trust_remote_code, **places)
-    _refuse_quantised(found)
-    check_files(adapter)
-    check_finite(adapter)
-    job = _Job(
-        adapter=adapter,
-        method=method,
-        base=found,
-        task_type=read_task_type(found.config, task_type(adapter)),
+    return merge_adapters(
+        [adapter],
+        out,
+        base=base,
+        revision=revision,
         dtype=dtype,
         into=into,
         check=check,
-        tokenizer=find_tokenizer(adapter, found, **places),
+        token=token,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def merge_adapters(
+    adapters: Sequence[AdapterDir | str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    weights: Sequence[float] | None = None,
+    combination: str = "linear",
+    density: float | None = None,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    into: Into = "unquantised",
+    check: Check = "logits",
+    token: str | None = None,
+    offline: Literal["auto", "on"] = "auto",
+    trust_remote_code: bool = False,
+) -> Merged:
+    """Merge several adapters of one base into its weights, whatever methods made them.
+
+    Args:
+        adapters: The adapters. They are only read.
+        out: As for :func:`merge_adapter`, like everything that is not described here.
+        weights: What each adapter's difference to the base is multiplied by. If None: 1 for one adapter, and for
+            ``"ties"`` and ``"dare_ties"``, which end in a mean; 1 / count for the others.
+        combination: ``"linear"``, ``"magnitude_prune"``, ``"ties"``, ``"dare_linear"`` or ``"dare_ties"``; see
+            ``merge_combine.py`` for what each does.
+        density: The share of each difference that is kept, above 0 and up to 1; not for ``"linear"``.
+        seed: Of the draws of DARE.
+        names: What to call the adapters in the card; the names of their folders if None.
+
+    Returns:
+        As :func:`merge_adapter`; ``difference`` is to the same combination, made in memory of what PEFT merges.
+
+    Raises:
+        HfplugError: As :func:`merge_adapter`; an ``AdapterError`` too if weights or density are off, a
+            ``MismatchError`` if the adapters are not of one base, task type or tokenizer.
+    """
+    opened = [one if isinstance(one, AdapterDir) else AdapterDir.open(one) for one in adapters]
+    if not opened:
+        raise AdapterError("There is no adapter to merge.", fix="Pass one or more.")
+    combined = make_combination(combination, len(opened), weights, density, seed)
+    methods = [_check_request(one, dtype, check, into) for one in opened]
+    _refuse_several(combined, opened, into)
+    places: dict[str, Any] = {"token": token, "offline": offline}
+    found = find_base(opened[0], base, revision, trust_remote_code=trust_remote_code, **places)
+    place = place_for(out, [found.name, *(one.path for one in opened)])
+    _refuse_quantised(found)
+    if base is None:
+        _refuse_other_bases(opened)
+    for one in opened:
+        check_files(one)
+        check_finite(one)
+    job = Job(
+        adapters=tuple(opened),
+        methods=tuple(methods),
+        names=tuple(names) if names is not None else tuple(one.path.name for one in opened),
+        combination=combined,
+        base=found,
+        task_type=_common_task_type(opened, found),
+        dtype=dtype,
+        into=into,
+        check=check,
+        tokenizer=_common_tokenizer(opened, found, places),
         options=places,
     )
-    merged = _write_in_one_step(job, Path(os.path.realpath(out)))
+    with built_at(place, "The merged model") as building:
+        merged = job.build(building, place.name)
     return dataclasses.replace(merged, adapter=AdapterDir.open(out))
 
 
-# --------------------------------------------------------------------------------------------------- parts
+# ------------------------------------------------------------------------------------------------ refusals
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One merge, all of it known but the result."""
-
-    adapter: AdapterDir
-    method: TuningMethod
-    base: Base
-    task_type: str
-    dtype: str
-    into: Into
-    check: Check
-    tokenizer: Any
-    options: dict[str, Any]
-
-    def build(self, folder: Path, name: str) -> Merged:
-        """Fill ``folder`` and check it."""
-        plan: Plan | str = "the 4 bits have to be written out in full first"
-        if self.into == "unquantised":
-            plan = plan_shards(self.adapter, self.base, self.task_type, **self.options)
-        tuned = self._load() if self.check == "logits" or isinstance(plan, str) else None
-        probe, author = None, None
-        if self.check == "logits":
-            probe = make_probe(tuned, self.tokenizer, task=self.adapter.task)  # type: ignore[arg-type]
-            author = self._against_author(tuned)
-        if isinstance(plan, str):
-            logger.info("Merged in memory: %s", plan)
-            dtype = self._write_from_memory(tuned, folder)
-        else:
-            tuned = None  # the memory of the model is free from here on
-            dtype = self._write_shards(plan, folder)
-        del tuned
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
-        difference = self._check(folder, name, probe, dtype)
-        self._write_documents(folder, name, plan, dtype, difference)
-        way: Literal["shards", "memory"] = "memory" if isinstance(plan, str) else "shards"
-        return Merged(
-            adapter=AdapterDir.open(folder),
-            way=way,
-            why_memory=plan if isinstance(plan, str) else None,
-            into=self.into,
-            dtype=dtype,
-            difference=difference,
-            author=author,
-        )
-
-    def _load(self) -> nn.Module:
-        """Base and adapter in float32."""
-        # As full fine-tuning wants the base: its own weights are what changes.
-        whole = get_method("full")()
-        recipe = recipe_of(self.adapter, self.method) if self.into == "dequantised" else None
-        model, missing = load_base(
-            self.base, self.task_type, whole, dtype="float32", quantization=recipe, **self.options
-        )
-        if recipe is not None:
-            model = model.dequantize()  # type: ignore[operator]
-        loaded = LoadedBase(model=model, found=self.base, task_type=self.task_type, missing=missing)
-        return put_on(self.adapter, loaded, self.method, tokenizer=self.tokenizer)
-
-    def _against_author(self, tuned: Any) -> ProbeResult | None:
-        stored = self.adapter.lock.probe if self.adapter.lock else None
-        if not stored:
-            return None
-        return compare_probe(stored, tuned, self.tokenizer, adapter_dtype=self.adapter.weight_dtype)
-
-    def _write_shards(self, plan: Plan, folder: Path) -> str:
-        size = sum(file.stat().st_size for file in plan.files)
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise AdapterError(
-                f"The merged model needs {size:,} bytes and {folder.parent} has {free:,} left.",
-                fix="Make room, or pass a folder on another disk.",
-            )
-        wanted = None if self.dtype == "auto" else getattr(torch, self.dtype)
-        write_shards(plan, self.adapter, folder, wanted)
-        write_config(plan, self.base, folder, wanted)
-        self._copy_generation_config(folder)
-        _as_readable_as_the_rest(folder)
-        return AdapterDir.open(folder).weight_dtype or self.dtype
-
-    def _copy_generation_config(self, folder: Path) -> None:
-        from transformers.utils import cached_file
-
-        places: dict[str, Any] = {"revision": self.base.revision or "main", "token": self.options["token"]}
-        places |= {"local_files_only": self.options["offline"] == "on", "_raise_exceptions_for_missing_entries": False}
-        file = cached_file(self.base.name, "generation_config.json", **places)
-        if file is not None:  # not every base has one
-            copy_file(Path(file), folder / "generation_config.json")
-
-    def _write_from_memory(self, tuned: Any, folder: Path) -> str:
-        untie(tuned)
-        try:
-            model = tuned.merge_and_unload(safe_merge=True)
-        except (AttributeError, NotImplementedError, TypeError) as error:
-            raise MethodError(
-                f"PEFT cannot merge an adapter of type {self.adapter.config.get('peft_type')}.",
-                fix=f"Serve it beside its base with hfplug.Service{_or_with_peft(self.adapter)}.",
-            ) from error
-        except ValueError as error:
-            raise AdapterError(f"PEFT cannot merge it: {error}", fix="Export an earlier checkpoint.") from error
-        keep_untied(model)
-        stored = getattr(self.base.config, "dtype", None) or torch.float32
-        dtype = str(stored).removeprefix("torch.") if self.dtype == "auto" else self.dtype
-        model.to(getattr(torch, dtype))
-        for name, parameter in model.named_parameters():
-            if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
-                raise AdapterError(
-                    f"The merged {name} has numbers that are not finite in {dtype}.",
-                    fix="Pass --dtype bfloat16 or float32 (dtype= in Python).",
-                )
-        model.save_pretrained(folder)
-        _as_readable_as_the_rest(folder)
-        return dtype
-
-    def _check(self, folder: Path, name: str, probe: dict[str, Any] | None, dtype: str) -> ProbeResult | None:
-        """Load what was written and ask it what base and adapter were asked; the lock is made on the way."""
-        if probe is None:
-            return None
-        found = resolve_base(folder, trust_remote_code=self.base.trust_remote_code)
-        try:
-            model, missing = load_base(found, self.task_type, get_method("full")(), dtype="float32")
-        except (ValueError, RuntimeError) as error:
-            raise MismatchError(f"The merged model cannot be loaded: {error}") from error
-        model.eval()
-        lock = self._lock_of(model, folder)  # first: comparing may move the weights
-        result = compare_merged(probe, model, self.tokenizer, dtype)
-        if missing or result.verdict != "same":
-            why = f"it lacks {missing[0]}" if missing else str(result).replace("the author's logits", "the adapter's")
-            raise MismatchError(
-                f"The merged model of {name!r} does not answer as base and adapter do: {why}. It was not kept.",
-                fix="Try --dtype float32 (dtype= in Python), or serve it beside its base with hfplug.Service.",
-            )
-        atomic.write_json(folder / LOCK, scrub(lock.to_json()))
-        return result
-
-    def _lock_of(self, model: nn.Module, folder: Path) -> Lock:
-        base_name, commit = self.base.name, self.base.commit
-        lock = make_lock(model, self.tokenizer, base_name=base_name, base_commit=commit, task=self.adapter.task)
-        own = make_probe(model, self.tokenizer, task=self.adapter.task)
-        sums = {file.name: file_sha256(file) for file in AdapterDir.open(folder).weights}
-        return dataclasses.replace(lock, probe=own, weights_sha256=sums)
-
-    def _write_documents(
-        self, folder: Path, name: str, plan: Plan | str, dtype: str, difference: ProbeResult | None
-    ) -> None:
-        adapter = self.adapter
-        record = adapter.record or Record(
-            method=self.method.name,
-            task=adapter.task.name if adapter.task else None,
-            base=self.base.name,
-            base_commit=self.base.commit,
-        )
-        how = "file by file" if isinstance(plan, Plan) else "in memory"
-        notes = [f"Merged into the {self.into} base, in {dtype}, {how}. Training figures are those of the adapter."]
-        if difference is not None:
-            notes.append(
-                f"Checked: the largest difference between its logits and those of base and adapter is"
-                f" {difference.largest:.2g} of their root mean square ({difference.where}); allowed is"
-                f" {difference.tolerance:g}."
-            )
-        record = dataclasses.replace(record, notes=(*record.notes, *notes))
-        atomic.write_json(folder / RECORD, scrub(record.to_json()))
-        if adapter.task is not None:
-            atomic.write_json(folder / TASK, scrub(adapter.task.to_json()))
-        atomic.write_text(folder / CARD, render_card(AdapterDir.open(folder), name=name))
-
-
-def _write_in_one_step(job: _Job, place: Path) -> Merged:
-    """Build the folder beside its place, check it, and put it there; what fails leaves nothing."""
-    building = atomic.make_temporary_folder(place)
-    try:
-        merged = job.build(building, place.name)
-        atomic.sync_tree(building)
-        old = atomic.replace_folder(building, place)
-    except BaseException as error:
-        shutil.rmtree(building, ignore_errors=True)
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
-            raise
-        raise AdapterError(
-            f"The merged model cannot be written to {place}: {error}.",
-            fix="Nothing was left there. Make room, or pass a folder on another disk.",
-        ) from error
-    if old is not None:
-        old.rmdir()  # it was empty
-    return merged
-
-
-def _check_request(adapter: AdapterDir, out: str | os.PathLike[str], dtype: str, check: str, into: str) -> TuningMethod:
+def _check_request(adapter: AdapterDir, dtype: str, check: str, into: str) -> TuningMethod:
     """What can be refused before anything is read; the method of the adapter."""
     choices = {"dtype": (dtype, DTYPES), "check": (check, _CHECKS), "into": (into, INTO)}
     for key, (value, allowed) in choices.items():
@@ -336,37 +174,38 @@ def _check_request(adapter: AdapterDir, out: str | os.PathLike[str], dtype: str,
             raise AdapterError(f"{key} must be one of {', '.join(allowed)}, not {value!r}.")
     if adapter.kind == "full":
         raise MethodError(
-            f"{adapter.path} holds a fully tuned model: there is nothing to merge.", fix="Use that folder as it is."
+            f"{adapter.path} holds a fully tuned model: there is nothing to merge.",
+            fix="Use that folder as it is, or make a LoRA of it with hfplug extract.",
         )
     method = method_of(adapter)
     if method.merging.startswith("no"):
+        peft = " or PEFT (hfplug export … --for peft)" if is_of_peft(adapter) else ""
         raise MethodError(
             f"An adapter of {method.name} cannot be merged ({method.merging}).",
-            fix=f"Serve it beside its base with hfplug.Service{_or_with_peft(adapter)}, or train lora, which can be"
-            " merged.",
+            fix=f"Serve it beside its base with hfplug.Service{peft}, or train lora, which can be merged.",
+        )
+    rank = adapter.config.get("r")
+    if isinstance(rank, int) and not isinstance(rank, bool) and rank < 1:
+        raise AdapterError(
+            f"{adapter.path} says that its rank is {rank}: an adapter has a rank of 1 or more.",
+            fix="Export it again from its checkpoint.",
         )
     if into == "dequantised" and recipe_of(adapter, method) is None:
         raise AdapterError(
             "The adapter was not trained over a base in 4 bits, so there is nothing to dequantise.",
             fix="Leave out --into (into= in Python).",
         )
-    refuse_taken(Path(os.path.realpath(out)))
     return method
 
 
-def _as_readable_as_the_rest(folder: Path) -> None:
-    """safetensors makes files that only their owner can read, and an engine often runs as somebody else."""
-    for file in folder.glob("*.safetensors"):
-        shutil.copymode(folder / CONFIG["full"], file)
-
-
-def is_of_peft(adapter: AdapterDir) -> bool:
-    """Whether plain PEFT has this kind of adapter; hfplug brings some that it does not have."""
-    return not is_added(adapter.config.get("peft_type"))
-
-
-def _or_with_peft(adapter: AdapterDir) -> str:
-    return " or PEFT (hfplug export … --for peft)" if is_of_peft(adapter) else ""
+def _refuse_several(combination: Combination, adapters: Sequence[AdapterDir], into: str) -> None:
+    if combination.is_one == "no" and into == "dequantised":
+        raise AdapterError(
+            "Several adapters, or one with a weight, go into the unquantised base only.",
+            fix="Leave out --into (into= in Python), or merge one adapter as it is.",
+        )
+    if len({one.path.resolve() for one in adapters}) < len(adapters):
+        raise AdapterError("The same adapter was passed twice.", fix="Pass it once, with another weight.")
 
 
 def _refuse_quantised(found: Base) -> None:
@@ -376,3 +215,35 @@ def _refuse_quantised(found: Base) -> None:
             " has learnt would be rounded away.",
             fix="Pass --base with the unquantised model that it was made from (base= in Python).",
         )
+
+
+def _refuse_other_bases(adapters: Sequence[AdapterDir]) -> None:
+    first = adapters[0]
+    for other in adapters[1:]:
+        if (other.base_name, other.base_revision) != (first.base_name, first.base_revision):
+            raise MismatchError(
+                f"The adapters are not of one base: {first.path.name} is of {first.base_name!r}"
+                f" ({first.base_revision or 'no commit'}), {other.path.name} of {other.base_name!r}"
+                f" ({other.base_revision or 'no commit'}).",
+                fix="If it is the same base at two places, pass it: --base (base= in Python).",
+            )
+
+
+def _common_task_type(adapters: Sequence[AdapterDir], found: Base) -> str:
+    kinds = [read_task_type(found.config, task_type(one)) for one in adapters]
+    if len(set(kinds)) > 1:
+        raise MismatchError(
+            f"The adapters are for {' and '.join(sorted(set(kinds)))}: one model cannot be all of that.",
+            fix="Merge adapters of one task type.",
+        )
+    return kinds[0]
+
+
+def _common_tokenizer(adapters: Sequence[AdapterDir], found: Base, places: dict[str, Any]) -> Any:
+    tokenizers = [find_tokenizer(one, found, **places) for one in adapters]
+    if len({tokenizer_sha256(one) for one in tokenizers}) > 1:
+        raise MismatchError(
+            "The adapters were trained with different tokenizers: one model has one.",
+            fix="Merge adapters that share a tokenizer.",
+        )
+    return tokenizers[0]
