@@ -38,6 +38,7 @@ _PUBLIC = {
     "HubRejectedError": "hfplug.errors",
     "HubUnavailableError": "hfplug.errors",
     "IA3": "hfplug.methods",
+    "Inspection": "hfplug.adapters.inspection",
     "Limits": "hfplug.serving.info",
     "Lock": "hfplug.adapters.lock",
     "Lora": "hfplug.methods",
@@ -90,6 +91,7 @@ _PUBLIC = {
     "flush_outbox": "hfplug.hub.deliver",
     "generate_texts": "hfplug.serving.generate",
     "get_method": "hfplug.methods",
+    "inspect_adapter": "hfplug.adapters.inspection",
     "last_whole_checkpoint": "hfplug.training.checkpoints",
     "load_adapter": "hfplug.adapters.load",
     "load_data": "hfplug.training.sources",
@@ -129,6 +131,8 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from hfplug.adapters.adapter_dir import AdapterDir as AdapterDir
+    from hfplug.adapters.inspection import Inspection as Inspection
+    from hfplug.adapters.inspection import inspect_adapter as inspect_adapter
     from hfplug.adapters.load import load_adapter as load_adapter
     from hfplug.adapters.load import verify_adapter as verify_adapter
     from hfplug.adapters.lock import Lock as Lock

@@ -8,6 +8,7 @@ https://arxiv.org/abs/2112.08348). Lester et al. 2021, section 7, look at prompt
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,12 +44,14 @@ class VirtualToken:
         norm: Length of its vector.
         neighbours: The nearest words, the nearest first.
         nearer_than_chance: Whether its nearest word is nearer than that of 95 % of random vectors.
+        tightness: Mean cosine of two of its nearest words, -1 to 1: high if they are of one kind. NaN for one word.
     """
 
     position: int
     norm: float
     neighbours: tuple[Neighbour, ...]
     nearer_than_chance: bool
+    tightness: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class SoftPrompt:
         control_mean: Mean, over random vectors, of the cosine with their nearest word.
         control_high: The 95th percentile of the same.
         control_draws: How many random vectors there were.
+        control_tightness: Mean, over random vectors, of the tightness of their nearest words.
+        control_tightness_high: The 95th percentile of the same.
     """
 
     tokens: tuple[VirtualToken, ...]
@@ -68,6 +73,8 @@ class SoftPrompt:
     control_mean: float
     control_high: float
     control_draws: int
+    control_tightness: float = math.nan
+    control_tightness_high: float = math.nan
 
     @property
     def nearer_than_chance(self) -> int:
@@ -100,7 +107,7 @@ def read_soft_prompt(adapter: AdapterDir) -> Tensor:
 def look_up_soft_prompt(
     prompt: Tensor,
     vocabulary: Tensor,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     *,
     nearest: int = 5,
     seed: int = 0,
@@ -111,7 +118,7 @@ def look_up_soft_prompt(
         prompt: Shape (virtual tokens, width).
         vocabulary: The base's input embeddings, shape (words, width). Rows without a token of the tokenizer (padding
             of the matrix) and special tokens are left out, as nobody could read them.
-        tokenizer: The base's.
+        tokenizer: The base's; without one words are shown by their ids.
         nearest: Words for each virtual token (1 or more).
         seed: Of the random vectors, whose directions are uniform and whose lengths are those of the virtual tokens
             in turn (the cosine does not depend on them).
@@ -135,8 +142,10 @@ def look_up_soft_prompt(
         random = torch.randn(CONTROL_DRAWS, prompt.shape[1], generator=generator)
         lengths = norms.repeat(-(-CONTROL_DRAWS // len(norms)))[:CONTROL_DRAWS]
         random = random / random.norm(dim=1, keepdim=True) * lengths[:, None]
-        control = _nearest(random, words, readable, 1)[0][:, 0]
+        control_values, control_found = _nearest(random, words, readable, nearest)
+        control, control_tight = control_values[:, 0], _tightness(control_found, words)
         high = float(control.quantile(CONTROL_QUANTILE))
+        tight = _tightness(found, words)
     tokens = tuple(
         VirtualToken(
             position=row,
@@ -146,16 +155,39 @@ def look_up_soft_prompt(
                 for token, value in zip(found[row], values[row], strict=True)
             ),
             nearer_than_chance=float(values[row][0]) > high,
+            tightness=float(tight[row]),
         )
         for row in range(len(prompt))
     )
-    return SoftPrompt(tokens, float(words[readable].norm(dim=1).mean()), float(control.mean()), high, CONTROL_DRAWS)
+    return SoftPrompt(
+        tokens=tokens,
+        vocabulary_norm=float(words[readable].norm(dim=1).mean()),
+        control_mean=float(control.mean()),
+        control_high=high,
+        control_draws=CONTROL_DRAWS,
+        control_tightness=float(control_tight.mean()),
+        control_tightness_high=float(control_tight.quantile(CONTROL_QUANTILE)),
+    )
 
 
-def _readable(words: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def _tightness(found: Tensor, words: Tensor) -> Tensor:
+    """Mean cosine of two of the words in each row of ids, shape (rows,); NaN where there is one word only."""
+    import torch
+
+    directions = torch.nn.functional.normalize(words[found], dim=2)
+    count = found.shape[1]
+    if count < 2:
+        return torch.full((len(found),), math.nan)
+    cosines = directions @ directions.transpose(1, 2)
+    return (cosines.sum(dim=(1, 2)) - count) / (count * (count - 1))
+
+
+def _readable(words: Tensor, tokenizer: PreTrainedTokenizerBase | None) -> Tensor:
     """Ids of the rows that stand for a text, shape (ids,)."""
     import torch
 
+    if tokenizer is None:
+        return (words.norm(dim=1) > 0).nonzero()[:, 0]
     known = torch.zeros(len(words), dtype=torch.bool)
     special = set(tokenizer.all_special_ids)
     known[[token for token in tokenizer.get_vocab().values() if token < len(words) and token not in special]] = True
@@ -175,8 +207,10 @@ def _nearest(vectors: Tensor, words: Tensor, readable: Tensor, count: int) -> tu
     return torch.cat([part.values for part in found]), readable[torch.cat([part.indices for part in found])]
 
 
-def _written(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+def _written(tokenizer: PreTrainedTokenizerBase | None, token: int) -> str:
     """A token as text; its own name where the text alone would be invisible."""
+    if tokenizer is None:
+        return f"#{token}"
     text = tokenizer.decode([token])
     readable = text.strip() and text.isprintable() and "\ufffd" not in text  # half a letter of some script
     return text if readable else str(tokenizer.convert_ids_to_tokens(token))

@@ -1,0 +1,84 @@
+"""hfplug inspect: what an adapter learnt, read off its weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hfplug.cli.parser import add_flag
+
+DESCRIPTION = """\
+Look inside an adapter without running it, held against its base, whose files are read a tensor at a time: how far each
+layer moved and in how many directions (LoRA and its kin), which weights moved most (biases, norms, scales, copies), and
+what a soft prompt's virtual tokens are near and how far they are from where they started, beside what chance gives.
+Any PEFT adapter will do, made with hfplug or not.
+
+  hfplug inspect out/adapter
+  hfplug inspect alice/flan-t5-small-summary-lora@v1 --base path/to/base --json
+  hfplug inspect out/adapter --against nothing             the adapter alone"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the words and flags of this command."""
+    parser.add_argument("adapter", metavar="ADAPTER", help="a folder, or OWNER/NAME[@REVISION] on the Hub")
+    add_flag(parser, "base", help="repo id or folder of the base, if it is not where it was")
+    add_flag(parser, "revision", metavar="COMMIT", help="of the base, if it is not the one that the adapter names")
+    add_flag(
+        parser,
+        "against",
+        choices=("base", "nothing"),
+        default="base",
+        help="hold it against its base (default), or look at the adapter alone",
+    )
+    add_flag(parser, "top", type=int, default=20, help="rows of a table, those that moved most (default: 20)")
+    add_flag(parser, "nearest", type=int, default=5, help="words shown for a virtual token (default: 5)")
+    add_flag(parser, "json", action="store_true", help="print JSON, with every layer and every singular value")
+    add_flag(parser, "offline", action="store_const", const="on", default="auto", help="ask no Hub: the cache only")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Pull if need be, look, and print it."""
+    from hfplug.adapters.inspect_table import render_inspection
+    from hfplug.adapters.inspection import inspect_adapter
+    from hfplug.cli.main import quieten_transformers
+    from hfplug.errors import SettingError
+
+    if parsed.top < 1:
+        raise SettingError(f"--top must be 1 or more, not {parsed.top}.")
+    quieten_transformers()
+    seen = inspect_adapter(
+        fetched(parsed.adapter, parsed.offline),
+        base=parsed.base,
+        revision=parsed.revision,
+        against=parsed.against,
+        nearest=parsed.nearest,
+        offline=parsed.offline,
+        say=_say,
+    )
+    _say("")
+    print(json.dumps(seen.to_json(), indent=1) if parsed.json else render_inspection(seen, top=parsed.top))
+    return 0
+
+
+def fetched(address: str, offline: Any) -> Path:
+    """The folder of an adapter, fetched if it is on a Hub.
+
+    Args:
+        address: A folder, or ``OWNER/NAME[@REVISION]``.
+        offline: ``"on"`` asks no Hub.
+    """
+    from hfplug.hub.pull import pull_adapter
+
+    folder = Path(address)
+    if folder.exists() or address.startswith((".", "/", "~")):
+        return folder.expanduser()
+    return pull_adapter(address if "://" in address else f"hf://{address}", offline=offline).adapter.path
+
+
+def _say(what: str) -> None:
+    """One line that is written over, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what[:90]}", end="", file=sys.stderr, flush=True)
