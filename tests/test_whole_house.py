@@ -8,312 +8,36 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from safetensors.torch import load_file
-from transformers import (
-    BartConfig,
-    BartForConditionalGeneration,
-    BertConfig,
-    BertForSequenceClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 import hfplug
 from hfplug.adapters.adapter_dir import AdapterDir
-from hfplug.methods import get_method, method_names
-from hfplug.models.factory import applied_to
-
-KINDS = ("seq2seq", "causal", "classification")
-BART_SIDES = {
-    f"{side}_{part}": size
-    for side in ("encoder", "decoder")
-    for part, size in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 128))
-}
-ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+from hfplug.methods import method_names
+from hfplug.testing import MethodTests
+from hfplug.testing.workbench import KINDS, inputs_for, logits, shared_workbench, train, training_rows
 
 
 @pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bases() -> dict[str, Path]:
     """A very small random model of each kind, as a ``from_pretrained`` folder."""
-    torch.manual_seed(0)
-    models = {
-        "seq2seq": T5ForConditionalGeneration(
-            T5Config(vocab_size=64, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, decoder_start_token_id=0)
-        ),
-        "causal": LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=64,
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                pad_token_id=0,
-                bos_token_id=1,
-                eos_token_id=2,
-            )
-        ),
-        "classification": BertForSequenceClassification(
-            BertConfig(
-                vocab_size=64,
-                hidden_size=64,
-                intermediate_size=128,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_labels=3,
-            )  # fmt: skip
-        ),
-        # T5 and Llama have no biases, so for a method that trains some there are these.
-        "seq2seq with biases": BartForConditionalGeneration(
-            BartConfig(vocab_size=64, d_model=64, **BART_SIDES, **ENDS)
-        ),
-        "causal with biases": GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=64, n_layer=2, n_head=4, **ENDS)),
-    }
-    folder = tmp_path_factory.mktemp("bases")
-    for kind, model in models.items():
-        model.save_pretrained(folder / kind)
-    return {kind: folder / kind for kind in models}
-
-
-def base_for(bases: dict[str, Path], method: str, kind: str) -> Path:
-    """The base of a kind that a method works on."""
-    other = bases.get(f"{kind} with biases")
-    return bases[kind] if other is None or hfplug.methods_for(bases[kind])[method] is None else other
-
-
-def inputs_for(kind: str) -> dict[str, torch.Tensor]:
-    """Four rows of ids, the same every time."""
-    ids = torch.randint(3, 64, (4, 9), generator=torch.Generator().manual_seed(1))
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return batch | ({"decoder_input_ids": ids[:, :3]} if kind == "seq2seq" else {})
-
-
-def rows_for(kind: str) -> Dataset:
-    """Eight training rows."""
-    ids = torch.randint(3, 64, (8, 9), generator=torch.Generator().manual_seed(2)).tolist()
-    labels = [row[0] % 3 for row in ids] if kind == "classification" else [row[:5] for row in ids]
-    if kind == "causal":
-        labels = ids
-    return Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * 9] * 8, "labels": labels})
-
-
-def train(model: Any, kind: str, out: Path, **arguments: Any) -> Trainer:
-    """Three steps of an ordinary Trainer with our callbacks."""
-    values = {"max_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "save_steps": 3, **arguments}
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(output_dir=str(out), report_to="none", disable_tqdm=True, **values),
-        train_dataset=rows_for(kind),
-        callbacks=hfplug.adapter_callbacks(),
-    )
-    trainer.train()
-    return trainer
-
-
-def logits(model: Any, kind: str) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        return model(**inputs_for(kind)).logits
-
-
-def bits(model: Any) -> dict[str, bytes]:
-    """The bytes of every parameter."""
-    return {
-        name: parameter.detach().contiguous().view(torch.uint8).numpy().tobytes()
-        for name, parameter in model.named_parameters()
-    }
+    return {kind: shared_workbench().base(kind) for kind in KINDS}
 
 
 @pytest.fixture(scope="session")
-def trained(bases, tmp_path_factory):
-    """``trained(method, kind)``: the model, its bits before, and its adapter's folder; trained once a session."""
-    made: dict[tuple[str, str], Any] = {}
+def trained():
+    """``trained(method, kind)``: the model and its adapter's folder; trained once a session."""
 
-    def get(method: str, kind: str) -> Any:
-        if (method, kind) not in made:
-            torch.manual_seed(3)
-            model = hfplug.build_model(base_for(bases, method, kind), method)
-            before = bits(model)
-            out = tmp_path_factory.mktemp(f"{method}-{kind}")
-            trainer = train(model, kind, out)
-            made[method, kind] = (trainer.model, before, out / "adapter")
-        return made[method, kind]
+    def get(method: str, kind: str) -> tuple[Any, Path]:
+        trial = shared_workbench().trial(method, kind)
+        return trial.model, trial.folder
 
     return get
 
 
-every = pytest.mark.parametrize(
-    ("method", "kind"),
-    [
-        (name, kind)
-        for name in method_names()
-        for kind, task_type in zip(KINDS, ("SEQ_2_SEQ_LM", "CAUSAL_LM", "SEQ_CLS"), strict=True)
-        if task_type in get_method(name).task_types
-    ],
-)
-
-
-@every
-def test_only_the_methods_own_parameters_move(trained, method, kind):
-    model, before, _ = trained(method, kind)
-    after = bits(model)
-    moved = {name for name in before if before[name] != after[name]}
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert moved <= trainable
-    assert len(moved) >= 0.9 * len(trainable) and moved
-    if method != "full":
-        assert not any("base_layer" in name for name in moved)
-
-
-@every
-def test_untrained_it_gives_the_bases_answers_if_it_says_so(bases, method, kind):
-    model = hfplug.build_model(base_for(bases, method, kind), method)
-    if get_method(method).category == "all weights":
-        base = hfplug.build_model(base_for(bases, method, kind), method)
-        assert torch.equal(logits(model, kind), logits(base, kind))
-        return
-    fresh = logits(model, kind)
-    with get_method(method)().switched_off(model) as base:
-        same = torch.equal(fresh, logits(base, kind))
-    assert ("base" if same else "changed") == get_method(method).untrained
-
-
-@every
-def test_saved_and_loaded_it_gives_the_same_logits(trained, method, kind):
-    model, _, folder = trained(method, kind)
-    loaded = hfplug.load_adapter(folder)
-    assert torch.equal(logits(loaded, kind), logits(model, kind))
-    assert applied_to(loaded).method.name == method
-
-
-@every
-def test_the_probe_in_its_lock_knows_it_again_and_no_other(trained, method, kind, tmp_path):
-    _, _, folder = trained(method, kind)
-    result = hfplug.verify_adapter(folder)
-    assert result.verdict == "same" and result.largest < 1e-5, result
-    tensors = {
-        name: tensor * 1.5 for file in AdapterDir.open(folder).weights for name, tensor in load_file(file).items()
-    }
-    AdapterDir.write(tmp_path / "other", source=folder, weights=tensors)
-    assert hfplug.verify_adapter(tmp_path / "other").verdict == "different"
-
-
-@every
-def test_plain_peft_loads_it_too_or_plain_transformers_a_whole_model(trained, bases, method, kind):
-    from peft import PeftModel
-
-    from hfplug.models.base import read_task_type
-    from hfplug.models.factory import load_base, resolve_base
-
-    model, _, folder = trained(method, kind)
-    if AdapterDir.open(folder).kind == "full":
-        assert torch.equal(logits(type(model).from_pretrained(folder), kind), logits(model, kind))
-        return
-    base = resolve_base(base_for(bases, method, kind))
-    plain, _ = load_base(base, read_task_type(base.config), get_method(method)())
-    assert torch.equal(logits(PeftModel.from_pretrained(plain, folder), kind), logits(model, kind))
-
-
-@every
-def test_switched_off_it_is_the_base_in_generate_too(trained, bases, method, kind):
-    from hfplug.models.base import read_task_type, resolve_base
-    from hfplug.models.factory import load_base
-
-    model, _, _ = trained(method, kind)
-    chosen = get_method(method)()
-    if chosen.category == "all weights":
-        with pytest.raises(hfplug.MethodError, match="cannot be switched off"), chosen.switched_off(model):
-            pass
-        return
-    found = resolve_base(base_for(bases, method, kind))
-    base, _ = load_base(found, read_task_type(found.config), chosen)
-    changed = logits(model, kind)
-    with chosen.switched_off(model) as plain:
-        assert torch.equal(logits(plain, kind), logits(base, kind))
-        if kind != "classification":
-            ask = {name: value for name, value in inputs_for(kind).items() if name != "decoder_input_ids"}
-            options = {"max_new_tokens": 6, "do_sample": False}
-            assert torch.equal(plain.generate(**ask, **options), base.generate(**ask, **options))
-    assert torch.equal(logits(model, kind), changed)
-
-
-@pytest.fixture(scope="session")
-def hub(tmp_path_factory):
-    """A Hub on loopback, and a token of its user ``me``."""
-    pytest.importorskip("starlette")
-    from hfplug.hub.server import running_hub
-
-    token = "hf_" + "w1h2o3l4e5H6o7u8s9e0" * 2
-    with running_hub(tmp_path_factory.mktemp("hub"), tokens={token: "me"}) as running:
-        yield running.endpoint, token
-
-
-@every
-def test_pushed_and_pulled_it_is_the_same_bytes(trained, hub, method, kind, tmp_path):
-    _, _, folder = trained(method, kind)
-    endpoint, token = hub
-    sent = hfplug.push_adapter(folder, f"me/{method}-{kind}", endpoint=endpoint, token=token)
-    pulled = hfplug.pull_adapter(
-        sent.repo_id, revision=sent.commit, endpoint=endpoint, token=token, cache_dir=tmp_path
-    ).adapter
-    ours = AdapterDir.open(folder)
-    assert [file.read_bytes() for file in pulled.weights] == [file.read_bytes() for file in ours.weights]
-    assert {file.name for file in pulled.files()} == {file.name for file in ours.files()}
-    assert [file.name for file in pulled.files() if token.encode() in file.read_bytes()] == []
-    again = hfplug.push_adapter(folder, sent.repo_id, endpoint=endpoint, token=token)
-    assert (again.commit, again.changed) == (sent.commit, False)
-
-
-@every
-def test_the_adapter_holds_only_files_of_an_adapter_and_no_secret(trained, method, kind):
-    _, _, folder = trained(method, kind)
-    assert [path.name for path in folder.iterdir() if not AdapterDir.allowed(path.name)] == []
-    assert AdapterDir.open(folder).record.method == method
-
-
-@pytest.mark.parametrize("method", method_names())
-def test_flags_survive_command_line_json_and_yaml(method, tmp_path):
-    import dataclasses
-    import json
-
-    import yaml
-    from transformers import HfArgumentParser
-
-    from hfplug.training.arguments import flag_name
-
-    cls = get_method(method)
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
-        if field.metadata.get("choices"):
-            values[field.name] = field.metadata["choices"][-1]
-        elif isinstance(field.default, bool):
-            values[field.name] = not field.default
-        elif isinstance(field.default, tuple):
-            values[field.name] = ("attention", "feed_forward")
-        elif isinstance(field.default, (int, float)):
-            values[field.name] = type(field.default)(
-                field.metadata["low"] + (1 if isinstance(field.default, int) else 0.1)
-            )
-        else:
-            values[field.name] = "what it asks for: 50 %"
-    wanted = cls.from_settings(values)
-    flags = {flag_name(cls, name): list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    parser = HfArgumentParser((hfplug.MethodArguments, TrainingArguments))
-    words = ["--method", method, "--output_dir", str(tmp_path)]
-    for flag, value in flags.items():
-        words += [f"--{flag}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-    both = {"method": method, "output_dir": str(tmp_path), **flags}
-    (tmp_path / "a.json").write_text(json.dumps(both))
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(both))
-    assert parser.parse_args_into_dataclasses(words)[0].to_method() == wanted
-    assert parser.parse_json_file(str(tmp_path / "a.json"))[0].to_method() == wanted
-    assert parser.parse_yaml_file(str(tmp_path / "a.yaml"))[0].to_method() == wanted
+# The kit that other packages test their methods with, over every method of ours.
+for _name in method_names():
+    _class = f"Test{_name.title().replace('_', '')}"
+    globals()[_class] = type(_class, (MethodTests,), {"method": _name, "__module__": __name__})
 
 
 def test_the_flags_have_a_help_text():
@@ -457,7 +181,7 @@ class TestGuard:
         trainer = Trainer(
             model=hfplug.apply_method(model, "lora"),
             args=TrainingArguments(output_dir=str(tmp_path), max_steps=1, report_to="none", disable_tqdm=True),
-            train_dataset=rows_for("causal"),
+            train_dataset=training_rows("causal"),
             callbacks=hfplug.adapter_callbacks(),
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
         )
@@ -494,8 +218,8 @@ class TestExporter:
                 report_to="none",
                 disable_tqdm=True,
             ),
-            train_dataset=rows_for("causal"),
-            eval_dataset=rows_for("causal"),
+            train_dataset=training_rows("causal"),
+            eval_dataset=training_rows("causal"),
             callbacks=hfplug.adapter_callbacks(),
         )
         trainer.train()
@@ -522,7 +246,7 @@ class TestExporter:
         assert (tmp_path / "adapter" / "notes.txt").read_text() == "mine"
 
     def test_the_record_and_the_lock_say_what_was_done(self, trained, bases):
-        _, _, folder = trained("lora", "causal")
+        _, folder = trained("lora", "causal")
         adapter = AdapterDir.open(folder)
         assert adapter.record.steps == 3 and adapter.record.learning_rate == 1e-2
         assert adapter.record.parameter_efficiency["trainable_parameters"] == 16_384
@@ -530,7 +254,7 @@ class TestExporter:
         assert "hfplug" in (folder / "README.md").read_text()
 
     def test_another_base_of_the_same_shape_is_noticed(self, trained, bases, tmp_path):
-        _, _, folder = trained("lora", "causal")
+        _, folder = trained("lora", "causal")
         torch.manual_seed(99)
         LlamaForCausalLM(LlamaForCausalLM.from_pretrained(bases["causal"]).config).save_pretrained(tmp_path)
         with pytest.raises(hfplug.MismatchError):
@@ -568,7 +292,7 @@ class TestMeter:
             args=TrainingArguments(
                 output_dir=str(tmp_path), max_steps=5, logging_steps=1, report_to="none", disable_tqdm=True
             ),
-            train_dataset=rows_for("causal"),
+            train_dataset=training_rows("causal"),
             callbacks=hfplug.adapter_callbacks(figures=figures),
         ).train()
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -604,7 +328,7 @@ class TestMeter:
             args=TrainingArguments(
                 output_dir=str(tmp_path), max_steps=6, logging_steps=3, report_to="none", disable_tqdm=True
             ),
-            train_dataset=rows_for("causal"),
+            train_dataset=training_rows("causal"),
             callbacks=[reporter, *hfplug.adapter_callbacks()],
         )
         trainer.train()
@@ -616,7 +340,7 @@ class TestMeter:
 def test_a_half_written_checkpoint_is_passed_over(trained, tmp_path):
     import shutil
 
-    _, _, folder = trained("lora", "causal")
+    _, folder = trained("lora", "causal")
     whole = folder.parent / "checkpoint-3"
     shutil.copytree(whole, tmp_path / "checkpoint-3")
     shutil.copytree(whole, tmp_path / "checkpoint-6")

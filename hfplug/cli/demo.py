@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hfplug.cli.method_flags import method_words
 from hfplug.cli.parser import add_flag
 from hfplug.comparison.presets import DEFAULT_METHODS
 from hfplug.methods import method_names
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "methods",
         default=",".join(DEFAULT_METHODS),
-        help=f"comma-separated, of: {', '.join(method_names())} (default: {','.join(DEFAULT_METHODS)})",
+        help=f"all, or some of: {', '.join(method_names())} (default: {','.join(DEFAULT_METHODS)})",
     )
     add_flag(parser, "task", default="summary", help="summary, title or action_items (default: summary)")
     add_flag(parser, "seed", type=int, default=42, help="of the rows' order and the adapters' start (default: 42)")
@@ -44,7 +45,7 @@ def run(parsed: argparse.Namespace) -> int:
     from hfplug.errors import MismatchError, MissingExtraError
 
     quieten_transformers()
-    names = [name.strip() for name in parsed.methods.split(",") if name.strip()]
+    names = method_words(parsed.methods, default=DEFAULT_METHODS)
     settings = demo_settings(parsed.out, methods=names, task=parsed.task, seed=parsed.seed)
     progress = Progress()
     report = run_study(settings, progress=progress)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hfplug.cli.parser import add_flag
 from hfplug.errors import SettingError
-from hfplug.methods import TuningMethod, get_method
+from hfplug.methods import TuningMethod, get_method, method_names
 from hfplug.methods.settings import accepted_types
 from hfplug.training.arguments import flag_table, settings_from_flags
 
@@ -30,6 +30,20 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
             metavar=kinds[0].__name__.upper(),
             help=text,
         )
+
+
+ALL = "all"
+
+
+def method_words(text: str | None, *, default: Sequence[str]) -> list[str]:
+    """The names behind ``--methods``.
+
+    Args:
+        text: What was typed: names with commas between them, ``"all"``, or None.
+        default: What is meant by None.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()] if text else list(default)
+    return list(method_names()) if words == [ALL] else words
 
 
 def methods_from(names: Sequence[str], parsed: argparse.Namespace) -> tuple[TuningMethod, ...]:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from hfplug.cli.method_flags import add_method_flags, methods_from
+from hfplug.cli.method_flags import add_method_flags, method_words, methods_from
 from hfplug.cli.parser import add_flag
 from hfplug.methods import method_names
 
@@ -73,7 +73,7 @@ def run(parsed: argparse.Namespace) -> int:
     check_tasks(parsed.tasks)
     if parsed.plot is not None:
         check_plot_file(parsed.plot)
-    names = [name.strip() for name in parsed.methods.split(",") if name.strip()] if parsed.methods else method_names()
+    names = method_words(parsed.methods, default=method_names())
     plan = plan_memory(
         parsed.base,
         methods_from(names, parsed),

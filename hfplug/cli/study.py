@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfplug.cli.method_flags import add_method_flags, methods_from
+from hfplug.cli.method_flags import add_method_flags, method_words, methods_from
 from hfplug.cli.parser import UsageError, add_flag
 from hfplug.cli.task_flags import SCORING, add_plain_flags, add_task_flags, task_changes
 from hfplug.comparison.presets import DEFAULT_METHODS
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flag(
         parser,
         "methods",
-        help=f"comma-separated, of: {', '.join(method_names())} (default: {','.join(DEFAULT_METHODS)})",
+        help=f"all, or some of: {', '.join(method_names())} (default: {','.join(DEFAULT_METHODS)})",
     )
     add_flag(parser, "preset", choices=("lab",), help="lab: FLAN-T5-base on DialogSum, as the well-known lab")
     add_flag(
@@ -117,7 +117,7 @@ def settings_from(parsed: argparse.Namespace) -> StudySettings:
     for flag, value in flags.items():
         if getattr(parsed, flag) is None:
             setattr(parsed, flag, value)
-    names = [name.strip() for name in (parsed.methods or ",".join(DEFAULT_METHODS)).split(",") if name.strip()]
+    names = method_words(parsed.methods, default=DEFAULT_METHODS)
     rates = {**preset.pop("learning_rates", {}), **_rates(parsed.learning_rate or (), names)}
     chosen = {get_method(name).name for name in names}
     return StudySettings(

@@ -13,16 +13,19 @@ file decides where it goes.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from hfplug.errors import MethodError, did_you_mean
+from hfplug.errors import MethodError, SettingError, did_you_mean
+from hfplug.methods.lora_patterns import layer_pattern, parse_pattern
 from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
 from hfplug.methods.settings import setting
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,16 @@ logger = logging.getLogger(__name__)
 # GPU; PEFT refuses the first.
 _READ_DIRECTLY = {"out_proj", "dt_proj"}
 GROUPS = ("attention", "feed_forward", "all-linear")
-INITIALISATIONS = ("default", "gaussian", "pissa", "olora", "orthogonal")
+INITIALISATIONS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "mica", "loftq")
+# Started by hfplug.methods.tuners.lora_start, the first three with what they started from kept beside: rank 2r.
+_KEPT_BESIDE = ("pissa", "pissa_niter_16", "olora")
+_FROM_WEIGHTS = (*_KEPT_BESIDE, "mica", "loftq")
+# Starts of PEFT that are computed from data, which there is none of when a method is put on a model.
+_FROM_DATA = {
+    "eva": "the layers' inputs on the training data",
+    "corda": "the covariance of the layers' inputs on the training data",
+    "lora_ga": "gradients on the training data",
+}
 
 
 @register_method
@@ -55,26 +67,66 @@ class Lora(TuningMethod):
     )
     use_rslora: bool = setting(False, help="scale by lora_alpha / sqrt(r) instead (rank-stabilised LoRA)")
     init_lora_weights: str = setting("default", choices=INITIALISATIONS, help="how A and B start")
+    rank_pattern: tuple[str, ...] = setting(
+        (), help="ranks of groups or layers that differ from r: feed_forward=8 q_proj=32", example=("q_proj=4",)
+    )
+    alpha_pattern: tuple[str, ...] = setting(
+        (), help="the same for lora_alpha: feed_forward=16", example=("attention=64", "q_proj=4")
+    )
+
+    def __post_init__(self) -> None:
+        how = self.init_lora_weights
+        if how in _FROM_DATA:
+            raise SettingError(
+                f"{self.name}: {how} starts from {_FROM_DATA[how]}, which a method is not given.",
+                fix="Use 'pissa' or 'olora', which start from the weights, or PEFT itself for this one.",
+            )
+        super().__post_init__()
+        ranks = parse_pattern(self.name, "rank_pattern", self.rank_pattern)
+        parse_pattern(self.name, "alpha_pattern", self.alpha_pattern)
+        if how == "orthogonal" and any(rank % 2 for rank in (self.r, *ranks.values())):
+            raise SettingError(f"{self.name}: orthogonal matrices need an even rank.", fix="For example r=16.")
+        if how.startswith("pissa") and self.quantization() is not None:
+            raise SettingError(
+                f"{self.name}: {how} over 4 bits quantises what is left of a weight, which would change the base.",
+                fix="Use init_lora_weights='olora' or 'loftq', or lora.",
+            )
 
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         from peft import LoraConfig
 
+        targets = _targets(self, anatomy)
+        times = 2 if self.init_lora_weights in _KEPT_BESIDE else 1
+        alpha_times = math.sqrt(times) if self.use_rslora and times > 1 else times  # so that the scale is the same
+        ranks = layer_pattern(self, "rank_pattern", targets, anatomy)
+        alphas = layer_pattern(self, "alpha_pattern", targets, anatomy)
+        plain = {"default": True} | dict.fromkeys(_FROM_WEIGHTS, True)
         return LoraConfig(
             task_type=anatomy.task_type,
-            r=self.r,
-            lora_alpha=self.lora_alpha,
+            r=self.r * times,
+            lora_alpha=self.lora_alpha * alpha_times,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout,
-            target_modules=_targets(self, anatomy),
+            target_modules=targets,
+            rank_pattern={name: rank * times for name, rank in ranks.items()},
+            alpha_pattern={name: alpha * alpha_times for name, alpha in alphas.items()},
             use_rslora=self.use_rslora,
-            init_lora_weights=True if self.init_lora_weights == "default" else self.init_lora_weights,  # type: ignore[arg-type]
+            init_lora_weights=plain.get(self.init_lora_weights, self.init_lora_weights),  # type: ignore[arg-type]
             use_dora=self.decomposed == "on",
             modules_to_save=modules_to_save(anatomy),
             fan_in_fan_out=bool(anatomy.transposed) and set(anatomy.transposed) == set(anatomy.linear),
         )
 
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Starts that are computed from the base's weights, which stay as they are."""
+        if self.init_lora_weights in _FROM_WEIGHTS:
+            from hfplug.methods.tuners.lora_start import start_from_weights
+
+            start_from_weights(model, self.init_lora_weights, method=self.name)
+        return model
+
     def loading(self, config: Mapping[str, Any]) -> Literal["beside", "into"]:
         """PiSSA, OLoRA and their kin move a part of the base's weights into A and B when the layers are made."""
-        kept = config.get("init_lora_weights") in (None, True, False, "gaussian", "orthogonal", "eva")
+        kept = config.get("init_lora_weights") in (None, True, False, "gaussian", "orthogonal", "eva", "mica")
         return "beside" if kept else "into"
 
     @classmethod
@@ -119,7 +171,7 @@ def _targets(method: Lora, anatomy: AnatomyView) -> Any:
             return shortest_names(instead, anatomy.modules)
     wanted: dict[str, None] = {}
     for item in method.target_modules or ("attention",):
-        found = _matching(item, anatomy)
+        found = matching_layers(item, anatomy)
         if not found:
             endings = sorted({name.rsplit(".", 1)[-1] for name in anatomy.linear})
             # A group that is empty here is no misspelling.
@@ -139,10 +191,11 @@ def _peft_knows(model_type: str) -> bool:
     return model_type in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
 
-def _matching(item: str, anatomy: AnatomyView) -> tuple[str, ...]:
+def matching_layers(item: str, anatomy: AnatomyView) -> tuple[str, ...]:
+    """The modules that a group, a name or the ending of a name means; none if it means none."""
     groups = {"attention": anatomy.attention, "feed_forward": anatomy.feed_forward, "all-linear": anatomy.linear}
-    if item in groups:
-        return groups[item]
+    if item.replace("_linear", "-linear") in groups:
+        return groups[item.replace("_linear", "-linear")]
     return tuple(name for name in anatomy.modules if name == item or name.endswith(f".{item}"))
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hfplug.errors import SettingError
@@ -21,6 +21,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] | None = None,
+    example: Any = None,
 ) -> Any:
     """Declare one setting of a method: a dataclass field that knows its range.
 
@@ -30,11 +31,18 @@ def setting(
         low: The smallest value that is allowed (numbers only).
         high: The largest value that is allowed (numbers only).
         choices: The values that are allowed (text only).
+        example: A value beside the default, for a setting that takes texts of a form of its own.
 
     Returns:
         A :func:`dataclasses.field`.
     """
-    metadata = {"help": help, "low": low, "high": high, "choices": tuple(choices) if choices else None}
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "choices": tuple(choices) if choices else None,
+        "example": example,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -62,8 +70,8 @@ def check_setting(method: str, field: dataclasses.Field, annotation: Any, value:
         value: What the user passed.
 
     Returns:
-        The value, with an int turned into a float where a float is wanted, and a list or a
-        comma-separated text into a tuple where a tuple is wanted.
+        The value, with an int turned into a float where a float is wanted, and a list, a comma-separated text or a
+        mapping (as texts ``key=value``) into a tuple where a tuple is wanted.
 
     Raises:
         SettingError: if the type, the range or the choice is wrong.
@@ -73,6 +81,8 @@ def check_setting(method: str, field: dataclasses.Field, annotation: Any, value:
         value = tuple(part.strip() for part in value.split(",") if part.strip())
     elif tuple in wanted and isinstance(value, list):
         value = tuple(value)
+    elif tuple in wanted and isinstance(value, Mapping):
+        value = tuple(f"{key}={given}" for key, given in value.items())
     if float in wanted and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     is_disguised_bool = isinstance(value, bool) and bool not in wanted

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from hfplug.errors import MethodError
-from hfplug.methods import get_method, method_names
-from hfplug.models.anatomy import read_anatomy
+from hfplug.methods import TuningMethod, get_method, method_names
+from hfplug.models.anatomy import Anatomy, read_anatomy
 from hfplug.models.base import auto_class, read_task_type, resolve_base
 
 
@@ -29,19 +29,48 @@ def methods_for(
     Raises:
         BaseModelError: if the base cannot be found or read.
     """
+    anatomy = _anatomy_of(base, task_type, revision, trust_remote_code)
+    return {name: _why_not(get_method(name)(), anatomy) for name in method_names()}
+
+
+def why_not(
+    base: str | Path,
+    method: TuningMethod,
+    *,
+    task_type: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> str | None:
+    """Ask one method, with its settings, whether it works on a base.
+
+    Args:
+        base: As for :func:`methods_for`, like what follows the method.
+        method: The method.
+        task_type: See there.
+        revision: See there.
+        trust_remote_code: See there.
+
+    Returns:
+        None if it works, else the sentence that says why not.
+
+    Raises:
+        BaseModelError: if the base cannot be found or read.
+    """
+    return _why_not(method, _anatomy_of(base, task_type, revision, trust_remote_code))
+
+
+def _why_not(method: TuningMethod, anatomy: Anatomy) -> str | None:
+    try:
+        method.check_task_type(anatomy.task_type)
+        method.peft_config(anatomy)
+    except MethodError as error:
+        return str(error)
+    return None
+
+
+def _anatomy_of(base: str | Path, task_type: str | None, revision: str | None, trust_remote_code: bool) -> Anatomy:
     found = resolve_base(base, revision=revision, trust_remote_code=trust_remote_code)
     kind = read_task_type(found.config, task_type)
     with torch.device("meta"):
         model = auto_class(kind).from_config(found.config, trust_remote_code=trust_remote_code)  # type: ignore[attr-defined]
-    anatomy = read_anatomy(model, kind, revision=found.commit)
-    answers: dict[str, str | None] = {}
-    for name in method_names():
-        method = get_method(name)()
-        try:
-            method.check_task_type(kind)
-            method.peft_config(anatomy)
-        except MethodError as error:
-            answers[name] = str(error)
-        else:
-            answers[name] = None
-    return answers
+    return read_anatomy(model, kind, revision=found.commit)

@@ -367,13 +367,16 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
 
 
 def _take_off(model: nn.Module, before: dict[str, bool]) -> None:
-    """Give the user's model back as it came, after a soft prompt that does not work on it."""
+    """Give the user's model back as it came, after a method that does not work on it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     for name, module in list(model.named_modules()):
+        holder, _, last = name.rpartition(".")
         if isinstance(module, AuxiliaryTrainingWrapper):
-            holder, _, last = name.rpartition(".")
             setattr(model.get_submodule(holder), last, module.original_module)
+        elif isinstance(module, BaseTunerLayer):
+            setattr(model.get_submodule(holder), last, module.get_base_layer())
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(before.get(name, parameter.requires_grad))
     if hasattr(model, "peft_config"):

@@ -178,11 +178,15 @@ def _not_saved(model: Any, trainable: dict[str, nn.Parameter]) -> list[str]:
         # Without embeddings: PEFT's "auto" asks the Hub whether the vocabulary was resized.
         state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
         saved |= {tensor.data_ptr() for tensor in state.values()}
-    # A soft prompt is saved as computed from its encoder, so it shares no memory with it.
+    # A soft prompt is saved as computed from its encoder, and a LoRA matrix of two parts as a whole, so they share no
+    # memory with it.
+    parts = {name for name, module in model.named_modules() if getattr(module, "saved_as_a_whole", False)}
     return [
         name
         for name, parameter in trainable.items()
-        if parameter.data_ptr() not in saved and ".prompt_encoder." not in f".{name}"
+        if parameter.data_ptr() not in saved
+        and ".prompt_encoder." not in f".{name}"
+        and name.rpartition(".")[0] not in parts
     ]
 
 
