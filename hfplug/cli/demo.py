@@ -40,12 +40,13 @@ def run(parsed: argparse.Namespace) -> int:
     from hfplug.comparison.progress import Progress
     from hfplug.comparison.study import run_study
     from hfplug.comparison.table import render_table
+    from hfplug.demo.base import base_path
     from hfplug.demo.round_trip import render_trips, send_and_fetch
     from hfplug.demo.run import demo_settings, next_commands
     from hfplug.errors import MismatchError, MissingExtraError
 
     quieten_transformers()
-    names = method_words(parsed.methods, default=DEFAULT_METHODS)
+    names = method_words(parsed.methods, default=DEFAULT_METHODS, base=base_path())
     settings = demo_settings(parsed.out, methods=names, task=parsed.task, seed=parsed.seed)
     progress = Progress()
     report = run_study(settings, progress=progress)

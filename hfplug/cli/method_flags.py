@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hfplug.cli.parser import add_flag
@@ -32,18 +34,31 @@ def add_method_flags(parser: argparse.ArgumentParser) -> None:
         )
 
 
+logger = logging.getLogger(__name__)
+
 ALL = "all"
 
 
-def method_words(text: str | None, *, default: Sequence[str]) -> list[str]:
+def method_words(text: str | None, *, default: Sequence[str], base: str | Path | None = None) -> list[str]:
     """The names behind ``--methods``.
 
     Args:
         text: What was typed: names with commas between them, ``"all"``, or None.
         default: What is meant by None.
+        base: Of ``"all"`` those are left out that do not work on this base, and the log says why.
     """
     words = [word.strip() for word in text.split(",") if word.strip()] if text else list(default)
-    return list(method_names()) if words == [ALL] else words
+    if words != [ALL]:
+        return words
+    if base is None:
+        return list(method_names())
+    from hfplug.models.applicable import methods_for
+
+    answers = methods_for(base)
+    for name, why_not in answers.items():
+        if why_not is not None:
+            logger.warning("%s is left out: %s", name, why_not)
+    return [name for name, why_not in answers.items() if why_not is None]
 
 
 def methods_from(names: Sequence[str], parsed: argparse.Namespace) -> tuple[TuningMethod, ...]:

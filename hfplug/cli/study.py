@@ -117,7 +117,7 @@ def settings_from(parsed: argparse.Namespace) -> StudySettings:
     for flag, value in flags.items():
         if getattr(parsed, flag) is None:
             setattr(parsed, flag, value)
-    names = method_words(parsed.methods, default=DEFAULT_METHODS)
+    names = method_words(parsed.methods, default=DEFAULT_METHODS, base=given["base"])
     rates = {**preset.pop("learning_rates", {}), **_rates(parsed.learning_rate or (), names)}
     chosen = {get_method(name).name for name in names}
     return StudySettings(

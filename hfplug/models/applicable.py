@@ -29,7 +29,7 @@ def methods_for(
     Raises:
         BaseModelError: if the base cannot be found or read.
     """
-    anatomy = _anatomy_of(base, task_type, revision, trust_remote_code)
+    _model, anatomy = _read(base, task_type, revision, trust_remote_code)
     return {name: _why_not(get_method(name)(), anatomy) for name in method_names()}
 
 
@@ -56,7 +56,8 @@ def why_not(
     Raises:
         BaseModelError: if the base cannot be found or read.
     """
-    return _why_not(method, _anatomy_of(base, task_type, revision, trust_remote_code))
+    _model, anatomy = _read(base, task_type, revision, trust_remote_code)
+    return _why_not(method, anatomy)
 
 
 def _why_not(method: TuningMethod, anatomy: Anatomy) -> str | None:
@@ -68,9 +69,12 @@ def _why_not(method: TuningMethod, anatomy: Anatomy) -> str | None:
     return None
 
 
-def _anatomy_of(base: str | Path, task_type: str | None, revision: str | None, trust_remote_code: bool) -> Anatomy:
+def _read(
+    base: str | Path, task_type: str | None, revision: str | None, trust_remote_code: bool
+) -> tuple[torch.nn.Module, Anatomy]:
+    """The base without its weights, and its anatomy, which asks the model when it is asked and does not keep it."""
     found = resolve_base(base, revision=revision, trust_remote_code=trust_remote_code)
     kind = read_task_type(found.config, task_type)
     with torch.device("meta"):
         model = auto_class(kind).from_config(found.config, trust_remote_code=trust_remote_code)  # type: ignore[attr-defined]
-    return read_anatomy(model, kind, revision=found.commit)
+    return model, read_anatomy(model, kind, revision=found.commit)
