@@ -22,7 +22,8 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         path: The file.
 
     Raises:
-        AdapterError: The file is a Git LFS pointer, is cut short or too long, or is no safetensors file.
+        AdapterError: The file is a Git LFS pointer, is cut short or too long, is no safetensors file, or holds no
+            tensor or an empty one.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -44,6 +45,13 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         raise _broken(path, "its header cannot be read") from error
     if 8 + length + end != size:
         raise _broken(path, f"its header announces {8 + length + end:,} bytes and it has {size:,}")
+    empty = [name for name, entry in tensors.items() if 0 in entry["shape"]]
+    if empty:
+        raise AdapterError(
+            f"{len(empty)} of {len(tensors)} tensors in {path} are empty, e.g. {empty[0]} of shape "
+            f"{tuple(tensors[empty[0]]['shape'])}: they were saved from one process's part of a sharded model.",
+            fix="Gather before saving: zero3_save_16bit_model: true (ZeRO-3), fsdp_state_dict_type: FULL_STATE_DICT.",
+        )
     if not tensors:
         raise AdapterError(f"{path} holds no tensor.", fix="Train again; nothing was saved here.")
     return tensors

@@ -8,16 +8,19 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from hfplug.models.sharded import local_part
+
 
 def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of the storages behind some tensors, each storage once.
 
     Args:
         tensors: Any tensors; views of one storage count once, tensors without data (``meta``, fake) count their
-            would-be size.
+            would-be size, and tensors that are spread over processes count what this one holds.
     """
     seen: dict[int, int] = {}
-    for tensor in tensors:
+    for one in tensors:
+        tensor = local_part(one)
         storage = tensor.untyped_storage()
         # What has no data has no address either: there the storage itself tells one from another.
         has_data = tensor.device.type != "meta" and not isinstance(tensor, FakeTensor)

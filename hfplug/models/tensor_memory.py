@@ -10,6 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from hfplug.models.sharded import local_part
+
 
 class TensorMemory(TorchDispatchMode):
     """While it is entered, follows every storage that an operation makes until it is freed.
@@ -30,7 +32,7 @@ class TensorMemory(TorchDispatchMode):
         super().__init__()
         self.live = 0
         self.peak = 0
-        self._elsewhere = {tensor.untyped_storage()._cdata for tensor in known}
+        self._elsewhere = {local_part(tensor).untyped_storage()._cdata for tensor in known}
         self._followed: dict[int, Any] = {}
 
     def follow(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -42,7 +44,7 @@ class TensorMemory(TorchDispatchMode):
         for tensor in tensors:
             if tensor.device.type != "cpu":
                 continue
-            storage = tensor.untyped_storage()
+            storage = local_part(tensor).untyped_storage()
             key = storage._cdata
             if key in self._elsewhere or key in self._followed:
                 continue

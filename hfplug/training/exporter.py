@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
-import re
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,23 +15,20 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hfplug.adapters.adapter_dir import AdapterDir
-from hfplug.adapters.files import refuse_foreign
+from hfplug.adapters.files import WEIGHTS, refuse_foreign
 from hfplug.adapters.lock import Lock, make_lock
 from hfplug.adapters.probe import make_probe
-from hfplug.adapters.record import Record
+from hfplug.adapters.safetensors_header import read_header
 from hfplug.adapters.task import Task
 from hfplug.adapters.tokenizers import is_the_bases_tokenizer
 from hfplug.errors import AdapterError
-from hfplug.models.anatomy import count_parameters
-from hfplug.models.factory import Applied, applied_to
-from hfplug.models.memory import tensor_bytes
+from hfplug.models.factory import applied_to
 from hfplug.models.quantize import describe_quantization
+from hfplug.models.sharded import sharding_of, unwrapped, whole_adapter
 from hfplug.training.meter import RunFigures
+from hfplug.training.run_record import record_of
 
 logger = logging.getLogger(__name__)
-
-# What Trainer logs of an evaluation beside how good the model is.
-_IS_COST = re.compile(r"_(runtime|per_second|preparation_time|compilation_time)$")
 
 
 class ExporterCallback(TrainerCallback):
@@ -63,6 +61,11 @@ class ExporterCallback(TrainerCallback):
         """The lock of the model before its first step; None before training."""
         return self._lock
 
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        # The last moment at which a model that is going to be sharded is whole.
+        if state.is_world_process_zero and model is not None and will_be_sharded(args) and not sharding_of(model):
+            self._lock = lock_of(model, kwargs.get("processing_class"), task=self.task)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
@@ -73,21 +76,38 @@ class ExporterCallback(TrainerCallback):
                 "Pass save_strategy='epoch' or 'steps' to keep checkpoints."
             )
         # Before the first step: full fine-tuning changes the very weights whose fingerprint is taken.
-        self._lock = lock_of(model, kwargs.get("processing_class"), task=self.task)
+        if not sharding_of(model):
+            self._lock = lock_of(model, kwargs.get("processing_class"), task=self.task)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Empty tensors are found at the first checkpoint, and not in the morning.
+        weights = Path(args.output_dir) / f"checkpoint-{state.global_step}" / WEIGHTS["peft"]
+        if state.is_world_process_zero and weights.is_file():
+            read_header(weights)
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         chosen = chosen_checkpoint(args, state)
         restore_best(model, args, state, chosen)
+        gathered = None
+        if _is_peft(unwrapped(model)) and sharding_of(model) and adapter_source(unwrapped(model), chosen) is None:
+            gathered = whole_adapter(model, _active_adapter(unwrapped(model)))  # every process takes part
         if state.is_world_process_zero:
-            self._export(args, state, model, kwargs.get("processing_class"), chosen)
+            self._export(args, state, model, kwargs.get("processing_class"), chosen, gathered)
         _wait_for_everyone()
 
     def _target(self, args: Any) -> Path:
         return self.output if self.output is not None else Path(args.output_dir) / "adapter"
 
-    def _export(self, args: Any, state: Any, model: Any, processing_class: Any, chosen: Path | None) -> None:
+    def _export(
+        self, args: Any, state: Any, model: Any, processing_class: Any, chosen: Path | None, gathered: Any = None
+    ) -> None:
+        kind, model = sharding_of(model), unwrapped(model)
         record = record_of(model, args, state, task=self.task, data=self.data, figures=self.figures, chosen=chosen)
-        lock, note = with_probe(self._lock, model, processing_class, task=self.task)
+        note: str | None
+        if kind:  # a pass through a sharded model takes every process
+            lock, note = self._lock, f"There is no probe of its answers: the model was sharded ({kind})."
+        else:
+            lock, note = with_probe(self._lock, model, processing_class, task=self.task)
         if note:
             record = dataclasses.replace(record, notes=(*record.notes, note))
         parts: dict[str, Any] = {"record": record, "lock": lock, "task": self.task}
@@ -97,7 +117,13 @@ class ExporterCallback(TrainerCallback):
             source = adapter_source(model, chosen)
             if source is None:
                 source = Path(scratch)
-                save_to(model, source)
+                if gathered is not None:
+                    save_gathered(model, gathered, source)
+                elif kind:
+                    logger.error("No checkpoint holds the sharded model, so nothing is exported.")
+                    return
+                else:
+                    save_to(model, source)
             self.exported = AdapterDir.write(self._target(args), source=source, **parts)
         logger.info("Adapter written to %s", self.exported.path)
 
@@ -157,6 +183,23 @@ def save_to(model: nn.Module, folder: Path) -> None:
         (folder / name).rmdir()
 
 
+def save_gathered(model: Any, tensors: Mapping[str, Any], folder: Path) -> None:
+    """Write an adapter whose tensors were gathered from all processes.
+
+    Args:
+        model: The ``PeftModel``; only its configuration is read.
+        tensors: From :func:`~hfplug.models.sharded.whole_adapter`.
+        folder: An empty folder.
+    """
+    from safetensors.torch import save_file
+
+    config = copy.copy(model.peft_config[_active_adapter(model)])
+    config.inference_mode = True
+    config.base_model_name_or_path = config.base_model_name_or_path or getattr(model.config, "_name_or_path", None)
+    config.save_pretrained(str(folder))
+    save_file({name: one.contiguous() for name, one in tensors.items()}, folder / WEIGHTS["peft"], {"format": "pt"})
+
+
 def restore_best(model: nn.Module, args: Any, state: Any, chosen: Path | None) -> None:
     """Put the best weights into a named adapter, which Trainer leaves at the last ones without a word.
 
@@ -214,114 +257,15 @@ def with_probe(
         return lock, f"There is no probe of its answers: {reason}"
 
 
-def record_of(
-    model: nn.Module,
-    args: Any,
-    state: Any,
-    *,
-    task: Task | None,
-    data: Mapping[str, Any],
-    figures: RunFigures | None,
-    chosen: Path | None,
-) -> Record:
-    """The record of a run that just ended.
+def will_be_sharded(args: Any) -> bool:
+    """Whether Trainer is going to spread the model over processes, by its arguments or accelerate's environment.
 
     Args:
-        model: The model as ``Trainer`` holds it.
         args: ``TrainingArguments``.
-        state: ``TrainerState``; its log history holds every loss and metric.
-        task: What was taught.
-        data: What it was taught with.
-        figures: What the run cost.
-        chosen: The checkpoint that is exported.
     """
-    applied = applied_to(model)
-    best: dict[str, Any] = {}
-    if args.load_best_model_at_end and args.metric_for_best_model:
-        best = {
-            "best_metric": args.metric_for_best_model,
-            "best_value": state.best_metric,
-            "best_checkpoint": chosen.name if chosen is not None else None,
-        }
-    return Record.from_log_history(
-        state.log_history,
-        method=applied.method.name if applied else _peft_name(model),
-        method_settings=applied.method.changed_settings() if applied else {},
-        all_method_settings=applied.method.settings() if applied else {},
-        task=task.name if task else None,
-        base=(applied.base_name if applied else getattr(_base_of(model), "name_or_path", None)) or None,
-        base_commit=applied.base_commit if applied else None,
-        data=data,
-        model_performance=_performance(state, chosen),
-        steps=state.global_step,
-        epochs=state.epoch,
-        batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        learning_rate=args.learning_rate,
-        seed=args.seed,
-        parameter_efficiency=parameter_efficiency(model, applied),
-        memory_efficiency=_memory(figures),
-        training_speed=_speed(figures, state),
-        **best,
+    return bool(getattr(args, "deepspeed", None) or getattr(args, "fsdp", None)) or any(
+        os.environ.get(name, "").lower() == "true" for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
     )
-
-
-def _performance(state: Any, chosen: Path | None) -> dict[str, Any]:
-    """What the evaluation at the chosen checkpoint came to; nothing if there was none at that step."""
-    name = chosen.name.rpartition("-")[2] if chosen is not None else ""
-    step = int(name) if name.isdigit() else state.global_step
-    logged = [item for entry in state.log_history if entry.get("step") == step for item in entry.items()]
-    found = {key: value for key, value in logged if key.startswith("eval_") and not _IS_COST.search(key)}
-    return {"metrics": found} if found else {}
-
-
-def parameter_efficiency(model: nn.Module, applied: Applied | None) -> dict[str, Any]:
-    """Trainable and total weights, their share, and the bytes of an adapter against those of a full copy.
-
-    Args:
-        model: A model ready to train.
-        applied: What hfplug put on it, if it did.
-    """
-    trainable = count_parameters(model, trainable="only")
-    total = applied.anatomy.parameters if applied else count_parameters(model)
-    adapter_bytes = tensor_bytes(parameter for parameter in model.parameters() if parameter.requires_grad)
-    return {
-        "trainable_parameters": trainable,
-        "total_parameters": total,
-        "share": trainable / total if total else None,
-        "adapter_bytes": adapter_bytes,
-        "full_copy_bytes": total * _stored_bytes(model),
-    }
-
-
-def _stored_bytes(model: nn.Module) -> int:
-    """Bytes a weight of a full copy: that of the base's own dtype, 4-bit weights counted as unpacked."""
-    dtype = getattr(model, "dtype", None)
-    return dtype.itemsize if dtype is not None and dtype.is_floating_point else 4
-
-
-def _memory(figures: RunFigures | None) -> dict[str, Any]:
-    if figures is None or figures.training_memory is None:
-        return {}
-    predicted = figures.predicted_peak_bytes
-    return {
-        "peak_training_bytes": figures.peak_training_bytes,
-        **({} if predicted is None else {"predicted_peak_bytes": predicted}),
-        **figures.training_memory,
-        "process_peak_bytes": figures.process_peak_bytes,
-    }
-
-
-def _speed(figures: RunFigures | None, state: Any) -> dict[str, Any]:
-    runtime = next((entry["train_runtime"] for entry in reversed(state.log_history) if "train_runtime" in entry), None)
-    values: dict[str, Any] = {"training_seconds": runtime}
-    if figures is not None:
-        values |= {
-            "seconds_per_step": figures.seconds_per_step,
-            "real_tokens_per_second": figures.real_tokens_per_second,
-            "padding_share": figures.padding_share,
-            "warmup_steps_skipped": figures.warmup_steps_skipped,
-        }
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _is_peft(model: nn.Module) -> bool:
@@ -344,12 +288,6 @@ def _active_adapter(model: Any) -> str:
 
 def _base_of(model: Any) -> Any:
     return model.get_base_model() if _is_peft(model) else model
-
-
-def _peft_name(model: Any) -> str:
-    if not _is_peft(model):
-        return "full"
-    return str(model.peft_config[_active_adapter(model)].peft_type.value).lower()
 
 
 def _wait_for_everyone() -> None:

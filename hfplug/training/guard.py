@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from hfplug.errors import TrainingError
 from hfplug.methods import LearningRate
 from hfplug.models.factory import applied_to
+from hfplug.models.sharded import sharding_of, unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,10 @@ class GuardCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._gradients_checked = False
-        check_trainable(model)
+        kind = sharding_of(model)
+        refuse_sharded_prompt(unwrapped(model), kind)
+        if not kind:  # PEFT reads whole tensors
+            check_trainable(model)
         if not _is_sharded(args):
             check_optimizer(model, kwargs.get("optimizer"))
         applied = applied_to(model)
@@ -65,6 +69,23 @@ def check_trainable(model: nn.Module) -> None:
             f"{_some(unsaved)}.",
             fix="Freeze them with requires_grad_(False), or train them as a part of the adapter "
             "(modules_to_save), or choose method 'full'.",
+        )
+
+
+def refuse_sharded_prompt(model: nn.Module, kind: str) -> None:
+    """Refuse a soft prompt or prefix under FSDP: PEFT computes what it saves from one process's part, and fails.
+
+    Args:
+        model: The model as ``Trainer`` holds it.
+        kind: How it is, or will be, sharded: ``"FSDP"``, ``"FSDP2"``, anything else.
+
+    Raises:
+        TrainingError: It has one.
+    """
+    if kind.startswith("FSDP") and _is_peft(model) and model.active_peft_config.is_prompt_learning:  # type: ignore[union-attr]
+        raise TrainingError(
+            f"A soft prompt or prefix cannot be saved under {kind}: PEFT (0.21) computes it from one process's part.",
+            fix="Train it on several processes without FSDP, or use lora.",
         )
 
 

@@ -81,6 +81,26 @@ def note_of(model: Any) -> LoadNote:
     return LoadNote(missing=tuple(sorted({*info["missing_keys"], *mismatched})), rows=rows)
 
 
+def checkpoint_rows(model: Any) -> int | None:
+    """Rows of the input embedding in a model's checkpoint, without reading its weights; None if it does not say.
+
+    Args:
+        model: A transformers model, or a tuned one.
+    """
+    noted = _NOTES.get(model)
+    if noted is not None:
+        return noted.rows
+    source = getattr(model, "name_or_path", "") or ""
+    if not source:
+        return None
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source, local_files_only=True).get_text_config().vocab_size
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def embedding_rows(model: Any) -> int | None:
     """Rows of the input embedding, or None for a model without one."""
     try:

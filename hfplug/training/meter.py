@@ -41,6 +41,7 @@ class RunFigures:
         padding_tokens: Padding in the timed steps.
         steps: Steps done in all.
         warmup_steps_skipped: Steps left out of the timing: the first ones, and those whose memory was followed.
+        processes: Where several processes train: the figures of each, in the order of their ranks.
     """
 
     weights: int = 0
@@ -54,6 +55,14 @@ class RunFigures:
     padding_tokens: int = 0
     steps: int = 0
     warmup_steps_skipped: int = 0
+    processes: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> RunFigures:
+        """The figures that ``dataclasses.asdict`` described."""
+        made = cls()
+        made.restore(values)
+        return made
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -187,6 +196,7 @@ class MeterCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._remove_hook()
         self.figures.process_peak_bytes = process_peak_bytes()
+        self.figures.processes = figures_of_all(self.figures)
 
     def _before_forward(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if not module.training or not torch.is_grad_enabled():
@@ -232,6 +242,20 @@ class MeterCallback(TrainerCallback):
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
+
+
+def figures_of_all(figures: RunFigures) -> list[dict[str, Any]]:
+    """The figures of every process, in the order of their ranks; empty where there is one. All have to call it.
+
+    Args:
+        figures: Of this process.
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return []
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, {**dataclasses.asdict(figures), "processes": []})
+    return found
 
 
 def process_peak_bytes() -> int | None:

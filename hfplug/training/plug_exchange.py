@@ -20,7 +20,7 @@ from torch import nn
 
 from hfplug.methods import TuningMethod
 from hfplug.methods.method import CAUSAL
-from hfplug.training.plug_settings import refuse_other_settings, refuse_other_weights
+from hfplug.training.plug_settings import refuse_empty, refuse_other_settings, refuse_other_weights
 from hfplug.training.plug_soft import extra_positions, soft_forward
 
 # What a script sets on its model and means the base's.
@@ -78,6 +78,8 @@ class PluggedModel:
 
         named = _by_name(functools.partial(PreTrainedModel.save_pretrained, self, save_directory), args, kwargs)
         named.setdefault("save_embedding_layers", self._hfplug.save_embeddings)
+        if named.get("is_main_process", True):
+            refuse_empty(self, named.get("state_dict"))
         super().save_pretrained(str(save_directory), **named)  # type: ignore[misc]
 
     def load_adapter(self: Any, model_id: Any, adapter_name: str = "default", *args: Any, **kwargs: Any) -> Any:
@@ -96,7 +98,9 @@ class PluggedModel:
         return result
 
     def __setattr__(self: Any, name: str, value: Any) -> None:
-        if name in _OF_THE_BASE:
+        if name == "__class__":
+            object.__setattr__(self, name, value)
+        elif name in _OF_THE_BASE:
             setattr(self.get_base_model(), name, value)
         else:
             super().__setattr__(name, value)
@@ -156,8 +160,17 @@ def become(model: nn.Module, tuned: nn.Module, plug: Plug) -> None:
 
 @functools.cache
 def _plugged_class(peft_class: type, base_class: type) -> type:
+    def change(self: Any, new: type) -> None:
+        # FSDP2's fully_shard puts its own class before the one that the object says it has; it belongs before the one
+        # that the object really has.
+        real = type(self)
+        if not issubclass(new, PluggedModel):
+            bases = tuple(real if one is base_class else one for one in new.__bases__)
+            new = type(new.__name__, bases, {**new.__dict__, "__class__": says})
+        object.__dict__["__class__"].__set__(self, new)
+
     # What the object says it is; what it really is, a PeftModel, is known to isinstance as well.
-    says = property(lambda self: base_class if "_hfplug" in self.__dict__ else type(self))
+    says = property(lambda self: base_class if "_hfplug" in self.__dict__ else type(self), change)
     namespace = {"__class__": says, "__module__": base_class.__module__, "__doc__": base_class.__doc__}
     return type(base_class.__name__, (PluggedModel, peft_class), namespace)
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hfplug.errors import MismatchError
+from hfplug.errors import AdapterError, MismatchError
+from hfplug.models.sharded import sharding_of
 
 # What says where an adapter came from or how it started, and not what it is.
 _BOOKKEEPING = frozenset(
@@ -90,6 +91,35 @@ def refuse_other_weights(model: Any, state_dict: Mapping[str, Any]) -> None:
             f"(e.g. {next(iter(state_dict))}) has a place in the tuned model.",
             fix="They look like a fully tuned model: resume with --method full, or start afresh in another folder.",
         )
+
+
+def refuse_empty(model: Any, state_dict: Mapping[str, Any] | None) -> None:
+    """Refuse to save an adapter of which a tensor is empty, as one process's part of a sharded model is.
+
+    Args:
+        model: A ``PeftModel``.
+        state_dict: What Trainer gathered; None for what the model holds.
+
+    Raises:
+        AdapterError: naming a tensor.
+    """
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
+    if state_dict is None and sharding_of(model):
+        raise AdapterError(
+            "The adapter is not saved: this process holds a part of the sharded model.",
+            fix="Call trainer.save_model(folder) on every process, which gathers the parts, instead of "
+            "model.save_pretrained(folder).",
+        )
+    empty = [name for name, tensor in found.items() if tensor.numel() == 0]
+    if found and not empty:
+        return
+    which = f"{len(empty)} of {len(found)} tensors are empty, e.g. {empty[0]}" if empty else "there is no tensor at all"
+    raise AdapterError(
+        f"The adapter is not saved: {which}. The model is sharded, and its parts were not gathered.",
+        fix="Set zero3_save_16bit_model: true (ZeRO-3) or fsdp_state_dict_type: FULL_STATE_DICT (FSDP).",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -76,7 +76,7 @@ class PluggedTrainer(Trainer):
             settle(self)  # a Trainer that was made to evaluate, and trains after all
         if self.optimizer is not None and applied_to(self.model) is not None:
             refill_optimizer(getattr(self.optimizer, "optimizer", self.optimizer), self.model)
-        if self.hfplug_plan.before_training is not None and applied_to(self.model) is not None:
+        if self.hfplug_plan.before_training is not None:
             self.hfplug_plan.before_training(self)
         if applied_to(self.model) is not None:
             forget_evaluation(self)
@@ -137,6 +137,14 @@ def settle(trainer: Any) -> None:
             settings.setdefault("push_to", trainer.hfplug_pushes)
         for callback in adapter_callbacks(**settings):
             trainer.add_callback(callback)
+            # Trainer has sent this event already.
+            callback.on_init_end(
+                trainer.args,
+                trainer.state,
+                trainer.control,
+                model=trainer.model,
+                processing_class=trainer.processing_class,
+            )
     if trainer.optimizer is not None:
         refill_optimizer(getattr(trainer.optimizer, "optimizer", trainer.optimizer), trainer.model)
     is_soft = is_plugged(trainer.model) and trainer.model.active_peft_config.is_prompt_learning

@@ -10,13 +10,15 @@ import json
 import logging
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from hfplug.errors import HfplugError, TrainingError
-from hfplug.training import preflight_data, preflight_model, preflight_setup
-from hfplug.training.preflight_sample import Sample, nothing_changed, take_sample
+from hfplug.training import preflight_data, preflight_model, preflight_saving, preflight_setup
+from hfplug.training.preflight_sample import Sample, take_sample
+from hfplug.training.preflight_trace import nothing_changed
 
 logger = logging.getLogger(__name__)
 
@@ -53,22 +55,27 @@ class Preflight:
         mode: ``"warn"`` says what is wrong and stops only for what cannot work; ``"only"`` says everything and
             leaves the script instead of training.
         as_json: ``"on"`` prints the findings as JSON.
+        out: Where to print them; the standard output if None.
     """
 
-    def __init__(self, *, mode: str = "warn", as_json: str = "off") -> None:
+    def __init__(self, *, mode: str = "warn", as_json: str = "off", out: TextIO | None = None) -> None:
         self.mode = mode
         self.as_json = as_json
-        self._examined: set[int] = set()
+        self.out = out
+        self._examined: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __call__(self, trainer: Any) -> None:
-        if id(trainer) in self._examined:  # it trains again, say in a search
+        if trainer in self._examined and self.mode != "only":  # it trains again, say in a search
             return
-        self._examined.add(id(trainer))
+        self._examined.add(trainer)
+        started = time.perf_counter()
         findings = examine(trainer)
+        seconds = time.perf_counter() - started
         first = trainer.is_world_process_zero()
         if self.mode == "only":
             if first:
-                print(report(findings, as_json=self.as_json), flush=True)  # noqa: T201 - that is what doctor is for
+                out = self.out if self.out is not None else sys.stdout
+                print(report(findings, as_json=self.as_json), file=out, flush=True)
             raise Examined(1 if any(one.verdict == "error" for one in findings) else 0)
         for one in findings:
             if one.verdict == "warning" and first:
@@ -78,7 +85,6 @@ class Preflight:
             rest = f" ({len(errors) - 1} more: {', '.join(one.check for one in errors[1:])})" if len(errors) > 1 else ""
             raise TrainingError(f"preflight, {errors[0].check}: {errors[0].saw}{rest}", fix=errors[0].fix or None)
         if first:
-            seconds = sum(one.seconds for one in findings)
             logger.info("preflight: %d checks in %.1f s.", len(findings), seconds)
 
 
@@ -137,7 +143,7 @@ CHECKS: tuple[Check, ...] = (
     preflight_model.output_lengths,
     preflight_model.loss_counting,
     preflight_model.peak_memory,
-    preflight_model.survives_saving,
+    preflight_saving.survives_saving,
 )
 
 

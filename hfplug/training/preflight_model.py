@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from typing import Any
 
 import torch
-from torch import nn
 
 from hfplug.errors import SettingError
 from hfplug.methods.method import HEADS_OF_PEFT
@@ -17,9 +14,11 @@ from hfplug.models.memory import tensor_bytes, weight_bytes, weight_tensors
 from hfplug.models.memory_optimizers import DEFAULT_OPTIMIZER, find_optimizer, state_bytes
 from hfplug.models.tensor_memory import TensorMemory
 from hfplug.training.guard import check_trainable
+from hfplug.training.load_notes import checkpoint_rows, embedding_rows
 from hfplug.training.plug_exchange import is_plugged
-from hfplug.training.plug_soft import extra_positions, prompt_network
-from hfplug.training.preflight_sample import Sample
+from hfplug.training.plug_soft import extra_positions
+from hfplug.training.preflight_sample import Sample, has_adapter
+from hfplug.training.preflight_saving import saved_tensors
 
 Result = tuple[str, str, str]
 
@@ -36,11 +35,11 @@ def saved_head(trainer: Any, sample: Sample) -> Result:
     """Is a head, or what else starts at random, saved with the adapter?"""
     applied = applied_to(trainer.model)
     new = applied.anatomy.new_modules if applied is not None else ()
-    if not is_plugged(trainer.model):
+    if not has_adapter(trainer.model):
         return "ok", "the whole model is saved", ""
     if not new:
         return "ok", "nothing starts at random", ""
-    saved = _saved(trainer.model)
+    saved = saved_tensors(trainer.model)
     absent = [name for name in new if not any(f".{name}." in f".{key}" for key in saved)]
     if absent:
         return (
@@ -55,34 +54,58 @@ def saved_head(trainer: Any, sample: Sample) -> Result:
 def saved_embedding(trainer: Any, sample: Sample) -> Result:
     """Would the whole embedding be saved, and why?"""
     model = trainer.model
-    if not is_plugged(model):
+    if not has_adapter(model):
         return "ok", "the whole model is saved", ""
-    setting = model._hfplug.save_embeddings
-    from peft import get_peft_model_state_dict
-
-    offline = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"  # PEFT would ask the Hub for the base's configuration
-    try:
-        whole = get_peft_model_state_dict(model, save_embedding_layers=setting)
-    finally:
-        os.environ.pop("HF_HUB_OFFLINE")
-        if offline is not None:
-            os.environ["HF_HUB_OFFLINE"] = offline
-    beyond = tensor_bytes(whole[name] for name in set(whole) - set(_saved(model)))
-    if beyond:
+    base, config = model.get_base_model(), model.active_peft_config
+    tables = [one for one in (base.get_input_embeddings(), base.get_output_embeddings()) if one is not None]
+    inside = {id(part) for table in tables for part in table.modules()}
+    names = sorted(name for name, module in base.named_modules() if id(module) in inside)
+    size = tensor_bytes(_weight_of(table) for table in tables)
+    chosen = [name for name in _named(config, "modules_to_save") if any(_is_named(one, name) for one in names)]
+    if chosen:
+        reason = f"as {', '.join(chosen)} is in modules_to_save"
+        advice = "Use lora, which saves the new rows alone, or leave it out of modules_to_save."
+        return "warning", f"the whole embedding ({size / 1e6:,.1f} MB) is saved with the adapter, {reason}.", advice
+    setting = model._hfplug.save_embeddings if is_plugged(model) else "auto"
+    rows, there = embedding_rows(base), checkpoint_rows(model)
+    if setting == "auto" and rows is not None and there is not None and rows != there:
         return (
             "warning",
-            (f"the whole embedding ({beyond / 1e6:,.1f} MB) is saved with the adapter, as the vocabulary was resized."),
+            f"the whole embedding ({size / 1e6:,.1f} MB) is saved with the adapter, as the vocabulary was resized from "
+            f"{there:,} to {rows:,} rows.",
             "Use lora, which saves the new rows alone, or do not add tokens that are not needed.",
         )
-    return "ok", "the embedding is not saved", ""
+    targets = [name for name in _named(config, "target_modules") if any(_is_named(one, name) for one in names)]
+    if setting == "auto" and targets:
+        return (
+            "warning",
+            f"the whole embedding ({size / 1e6:,.1f} MB) is saved with the adapter, as {', '.join(targets)} is among "
+            "the target_modules.",
+            "Leave it out of target_modules, or pass save_embedding_layers=False where the script saves.",
+        )
+    own = tensor_bytes(one for name, one in model.named_parameters() if one.requires_grad and "embed" in name)
+    return "ok", "the embedding is not saved" + (f" (what trains beside it: {own / 1e6:,.3f} MB)" if own else ""), ""
+
+
+def _named(config: Any, setting: str) -> list[str]:
+    """The names in a setting of PEFT that may be a list, one text or nothing."""
+    value = getattr(config, setting, None)
+    return [value] if isinstance(value, str) else sorted(value or ())
+
+
+def _is_named(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}")
+
+
+def _weight_of(table: Any) -> torch.Tensor:
+    return next(iter(table.parameters()))
 
 
 def adapter_size(trainer: Any, sample: Sample) -> Result:
     """How many bytes an adapter takes on disk."""
-    if not is_plugged(trainer.model):
+    if not has_adapter(trainer.model):
         return "ok", f"a full copy of {weight_bytes(trainer.model) / 1e6:,.1f} MB a checkpoint", ""
-    size = tensor_bytes(_saved(trainer.model).values())
+    size = tensor_bytes(saved_tensors(trainer.model).values())
     return "ok", f"{size / 1e6:,.3f} MB a checkpoint (a full copy: {weight_bytes(trainer.model) / 1e6:,.1f} MB)", ""
 
 
@@ -94,6 +117,9 @@ def gradients(trainer: Any, sample: Sample) -> Result:
     batch = sample.need_batch()
     _as_trainer_checkpoints(trainer)
     model.train()
+    model.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     memory = TensorMemory(weight_tensors(model))
     with torch.enable_grad(), memory, trainer.compute_loss_context_manager():
         outputs = model(**batch)
@@ -118,7 +144,7 @@ def gradients(trainer: Any, sample: Sample) -> Result:
             "no trainable tensor gets a gradient: the graph is cut, as by reentrant gradient checkpointing.",
             ("Pass --gradient_checkpointing_kwargs '{\"use_reentrant\": false}' to the script."),
         )
-    if without and is_plugged(model):
+    if without and has_adapter(model):
         return (
             "error",
             f"{len(without)} trainable tensors get no gradient: {', '.join(without[:3])}.",
@@ -168,7 +194,7 @@ def output_lengths(trainer: Any, sample: Sample) -> Result:
             f"logits have {logits[1]} places and labels {labels.shape[1]}.",
             ("Let compute_metrics cut the logits to the labels."),
         )
-    extra = extra_positions(trainer.model) if is_plugged(trainer.model) else 0
+    extra = extra_positions(trainer.model) if has_adapter(trainer.model) else 0
     more = f" ({extra} virtual places are cut)" if extra else ""
     return "ok", f"logits and labels have {logits[1]} places{more}", ""
 
@@ -199,68 +225,6 @@ def peak_memory(trainer: Any, sample: Sample) -> Result:
             ("Lower per_device_train_batch_size, pass --gradient_checkpointing, or use qlora."),
         )
     return "ok", f"{saw}; {free / 1e6:,.0f} MB are free", ""
-
-
-def survives_saving(trainer: Any, sample: Sample) -> Result:
-    """Does the adapter come back from the disk as it was: every tensor, and the same outputs?"""
-    model = trainer.model
-    if not is_plugged(model) or _is_sharded(trainer):
-        return "skipped", "only an adapter on one device is tried", ""
-    if prompt_network(model):  # loading puts what it gave in its place, and it would train no more
-        return "skipped", "the prompt is computed by a network, which is not saved: only what it gives is", ""
-    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    before = {name: one.detach().clone() for name, one in trained.items()}
-    state, mode = model._hfplug.state, model.training
-    model.eval()
-    try:
-        model._hfplug.state = "on"
-        _randomise(trained, seed=1)
-        wanted = {name: one.detach().clone() for name, one in trained.items()}
-        with tempfile.TemporaryDirectory(prefix="hfplug-preflight-") as folder:
-            _save_tensors(model, folder)
-            _randomise(trained, seed=2)
-            _load_tensors(model, folder)
-        lost = [name for name, one in trained.items() if not torch.equal(one, wanted[name])]
-    finally:
-        with torch.no_grad():
-            for name, one in trained.items():
-                one.copy_(before[name])
-        model._hfplug.state = state
-        model.train(mode)
-    if lost:
-        return (
-            "error",
-            f"{len(lost)} trained tensors do not come back from the disk: {', '.join(lost[:3])}.",
-            ("Use another method for this model, and report it."),
-        )
-    return "ok", f"saved, overwritten and loaded: all {len(trained)} trained tensors came back bit for bit", ""
-
-
-def _save_tensors(model: Any, folder: str) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in _saved(model).items()}
-    save_file(tensors, os.path.join(folder, "adapter_model.safetensors"))
-
-
-def _load_tensors(model: Any, folder: str) -> None:
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    set_peft_model_state_dict(model, load_file(os.path.join(folder, "adapter_model.safetensors")))
-
-
-def _saved(model: Any) -> dict[str, torch.Tensor]:
-    from peft import get_peft_model_state_dict
-
-    return get_peft_model_state_dict(model, save_embedding_layers=False)
-
-
-def _randomise(tensors: dict[str, nn.Parameter], *, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for one in tensors.values():
-            one.copy_(torch.randn(one.shape, generator=generator).to(one.dtype))
 
 
 def _some_loss(outputs: Any) -> torch.Tensor:

@@ -1,18 +1,19 @@
-"""The rows and the pass that the preflight looks at, and how everything is put back afterwards."""
+"""The rows and the batch that the preflight looks at."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import random
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
+from hfplug.training.preflight_trace import can_be_read_twice
+
 ROWS_READ = 2000
+ROWS_OF_A_STREAM = 64
+SECONDS_OF_READING = 3.0
 
 
 @dataclass
@@ -45,28 +46,24 @@ class Sample:
 
 
 def take_sample(trainer: Any) -> Sample:
-    """Read rows, and collate a batch of the longest of the first few.
+    """Read rows, and collate a batch of the longest of them.
 
     Args:
         trainer: A Trainer with a ``train_dataset``.
     """
-    data = trainer.train_dataset
+    data, collator = trainer.train_dataset, trainer.data_collator
     try:
-        if hasattr(data, "column_names") and data.column_names:
-            data = trainer._remove_unused_columns(data)
+        data, collator = _without_unused_columns(trainer, data, collator)
         total = len(data) if hasattr(data, "__len__") else None
-        if total is None:
-            rows = list(itertools.islice(iter(data), 64))
-        else:
-            # Evenly spread, so that a sorted file is seen from both ends.
-            step = max(total // ROWS_READ, 1)
-            rows = [data[at] for at in range(0, total, step)][:ROWS_READ]
+        if total is None and not can_be_read_twice(data):
+            return Sample(rows=[], total=None, batch=None, why_not="the stream can be read only once")
+        rows = _read(data, total)
     except Exception as error:  # a data set of somebody's own
         return Sample(rows=[], total=None, batch=None, why_not=_first_line(error))
     try:
         size = min(trainer.args.per_device_train_batch_size, 4)
         chosen = sorted(rows, key=row_length, reverse=True)[:size]
-        batch = trainer._prepare_inputs(trainer.data_collator([dict(row) for row in chosen]))
+        batch = trainer._prepare_inputs(collator([dict(row) if isinstance(row, dict) else row for row in chosen]))
         return Sample(rows=rows, total=total, batch=dict(batch))
     except Exception as error:  # a collator of somebody's own
         return Sample(rows=rows, total=total, batch=None, why_not=_first_line(error))
@@ -79,33 +76,48 @@ def row_length(row: Any) -> int:
     return int(sum(mask)) if mask is not None and len(mask) else len(ids)
 
 
-@contextlib.contextmanager
-def nothing_changed(trainer: Any) -> Iterator[None]:
-    """Put random numbers, buffers, gradients, modes and the adapter's state back after the block."""
-    model = trainer.model
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    training = model.training
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer.numel() < 1_000_000}
-    plug = model.__dict__.get("_hfplug")
-    fresh = plug.state if plug is not None else None
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if devices is not None:
-            torch.cuda.set_rng_state_all(devices)
-        model.train(training)
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in buffers and buffers[name].shape == buffer.shape:
-                    buffer.copy_(buffers[name])
-        model.zero_grad(set_to_none=True)
-        if plug is not None:
-            plug.state = fresh
+def _without_unused_columns(trainer: Any, data: Any, collator: Any) -> tuple[Any, Any]:
+    """The data and the collator of which Trainer's own loader is made."""
+    if getattr(data, "column_names", None):
+        return trainer._remove_unused_columns(data), collator
+    return data, trainer._get_collator_with_removed_columns(collator, description="training")
+
+
+def _read(data: Any, total: int | None) -> list[Any]:
+    """Rows, evenly spread where there is a length, so that a sorted file is seen from both ends."""
+    started = time.perf_counter()
+    if total is None:
+        rows: Any = itertools.islice(iter(data), ROWS_OF_A_STREAM)
+    else:
+        places = range(0, total, max(total // ROWS_READ, 1))[:ROWS_READ]
+        # Far apart ones first: where time runs out, they still come from everywhere.
+        rows = (data[at] for first in range(8) for at in places[first::8])
+    found = []
+    for row in rows:
+        found.append(row)
+        if time.perf_counter() - started > SECONDS_OF_READING and len(found) >= ROWS_OF_A_STREAM // 4:
+            break
+    return found
 
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200]
+
+
+def first_rows(batch: dict[str, Any], count: int) -> dict[str, Any]:
+    """The first rows of a batch.
+
+    Args:
+        batch: Tensors of shape (rows, …), and other values, which are kept.
+        count: How many.
+    """
+    tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor) and value.dim()}
+    rows = next((tensors[name].shape[0] for name in ("input_ids", "labels", *tensors) if name in tensors), 0)
+    return {**batch, **{name: value[:count] for name, value in tensors.items() if value.shape[0] == rows}}
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether a model is PEFT's, be it by hfplug or by the script itself."""
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)

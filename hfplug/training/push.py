@@ -40,9 +40,9 @@ from hfplug.hub.parcel import pack
 from hfplug.training.exporter import (
     ExporterCallback,
     adapter_source,
-    record_of,
     save_to,
 )
+from hfplug.training.run_record import record_of
 
 logger = logging.getLogger(__name__)
 
