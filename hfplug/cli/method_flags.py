@@ -6,18 +6,26 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hfplug.cli.parser import add_flag
 from hfplug.errors import SettingError
 from hfplug.methods import TuningMethod, get_method, method_names
 from hfplug.methods.settings import accepted_types
-from hfplug.training.arguments import flag_table, settings_from_flags
+from hfplug.methods.values import find_preset
+from hfplug.training.arguments import PRESET, PRESET_HELP, flag_table, settings_from_flags
 
 
-def add_method_flags(parser: argparse.ArgumentParser) -> None:
-    """Add every method's settings as flags, from the registry."""
+def add_method_flags(parser: argparse.ArgumentParser, *, preset_flag: Literal["on", "off"] = "on") -> None:
+    """Add every method's settings as flags, from the registry.
+
+    Args:
+        parser: The parser of a command.
+        preset_flag: ``"off"`` if the command has a ``--preset`` of its own.
+    """
     group = parser.add_argument_group("settings of the methods")
+    if preset_flag == "on":
+        group.add_argument(f"--{PRESET}", dest="method_preset", metavar="NAME", help=PRESET_HELP)
     for flag, (_, field, annotation) in flag_table().items():
         kinds = [kind for kind in accepted_types(annotation) if kind is not type(None)]
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
@@ -61,17 +69,36 @@ def method_words(text: str | None, *, default: Sequence[str], base: str | Path |
     return [name for name, why_not in answers.items() if why_not is None]
 
 
-def methods_from(names: Sequence[str], parsed: argparse.Namespace) -> tuple[TuningMethod, ...]:
+def preset_names() -> tuple[str, ...]:
+    """The names of the presets of all methods."""
+    return tuple(dict.fromkeys(preset for name in method_names() for preset in get_method(name).presets))
+
+
+def preset_rate(name: str, preset: str | None) -> float | None:
+    """The learning rate of a method's preset, or None if it has none."""
+    found = get_method(name).presets.get(preset or "")
+    return found.learning_rate if found else None
+
+
+def methods_from(
+    names: Sequence[str], parsed: argparse.Namespace, *, preset: str | None = None
+) -> tuple[TuningMethod, ...]:
     """The methods that were named, each with those flags that are its own.
 
     Args:
         names: What followed ``--methods``.
         parsed: The parsed command line.
+        preset: For a command whose ``--preset`` is not that of :func:`add_method_flags`. Of several methods, those
+            that lack a preset keep their defaults, and the log says so.
 
     Raises:
         MethodError: for an unknown method.
-        SettingError: for a flag that belongs to none of the named methods.
+        SettingError: for a flag that belongs to none of the named methods, or a preset that none of them has.
     """
+    preset = preset or getattr(parsed, "method_preset", None)
+    have_it = [name for name in names if preset in get_method(name).presets]
+    if preset is not None and not have_it:
+        find_preset(get_method(names[0]).name, get_method(names[0]).presets, preset)
     given = {flag: getattr(parsed, flag) for flag in flag_table() if getattr(parsed, flag) is not None}
     used: set[str] = set()
     methods = []
@@ -84,6 +111,10 @@ def methods_from(names: Sequence[str], parsed: argparse.Namespace) -> tuple[Tuni
             except SettingError:
                 continue
             used.add(flag)
+        if preset is not None and name in have_it:
+            own[PRESET] = preset
+        elif preset is not None:
+            logger.warning("%s has no preset %r: its defaults are used.", name, preset)
         methods.append(cls.from_settings(own))
     for flag in given:
         if flag not in used:

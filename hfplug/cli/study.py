@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfplug.cli.method_flags import add_method_flags, method_words, methods_from
+from hfplug.cli.method_flags import add_method_flags, method_words, methods_from, preset_names, preset_rate
 from hfplug.cli.parser import UsageError, add_flag
 from hfplug.cli.task_flags import SCORING, add_plain_flags, add_task_flags, task_changes
 from hfplug.comparison.presets import DEFAULT_METHODS
@@ -52,7 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "methods",
         help=f"all, or some of: {', '.join(method_names())} (default: {','.join(DEFAULT_METHODS)})",
     )
-    add_flag(parser, "preset", choices=("lab",), help="lab: FLAN-T5-base on DialogSum, as the well-known lab")
+    add_flag(
+        parser,
+        "preset",
+        choices=("lab", *preset_names()),
+        help="lab: FLAN-T5-base on DialogSum, as the well-known lab; or settings of the methods: paper, …, with the "
+        "learning rates of the papers",
+    )
     add_flag(
         parser,
         "learning_rate",
@@ -62,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_task_flags(parser, default="summary")
     add_plain_flags(parser.add_argument_group("data and training"), _PLAIN)
-    add_method_flags(parser)
+    add_method_flags(parser, preset_flag="off")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -104,7 +110,8 @@ def settings_from(parsed: argparse.Namespace) -> StudySettings:
     from hfplug.comparison.study_settings import StudySettings
     from hfplug.comparison.task_choice import choose_task
 
-    preset = dict(PRESETS[parsed.preset]) if parsed.preset else {}
+    preset = dict(PRESETS.get(parsed.preset, {}))
+    of_methods = None if parsed.preset in PRESETS else parsed.preset
     given = {name: getattr(parsed, name) for name in _PLAIN if getattr(parsed, name) is not None}
     for name in ("base", "data"):
         value = getattr(parsed, name) or preset.get(name)
@@ -118,14 +125,19 @@ def settings_from(parsed: argparse.Namespace) -> StudySettings:
         if getattr(parsed, flag) is None:
             setattr(parsed, flag, value)
     names = method_words(parsed.methods, default=DEFAULT_METHODS, base=given["base"])
-    rates = {**preset.pop("learning_rates", {}), **_rates(parsed.learning_rate or (), names)}
+    of_papers = {get_method(name).name: preset_rate(name, of_methods) for name in names}
+    rates = {
+        **preset.pop("learning_rates", {}),
+        **{name: rate for name, rate in of_papers.items() if rate},
+        **_rates(parsed.learning_rate or (), names),
+    }
     chosen = {get_method(name).name for name in names}
     return StudySettings(
         **{
             **preset,
             **given,
             "task": choose_task(parsed.task, task_changes(parsed)),
-            "methods": methods_from(names, parsed),
+            "methods": methods_from(names, parsed, preset=of_methods),
             "out": parsed.out,
             "learning_rates": {name: rate for name, rate in rates.items() if name in chosen},
         }

@@ -12,6 +12,7 @@ from hfplug.methods.lora import Lora
 from hfplug.methods.method import (
     AnatomyView,
     LearningRate,
+    Preset,
     Quantization,
     TuningMethod,
     get_method,
@@ -40,6 +41,7 @@ __all__ = [
     "Norms",
     "PTuning",
     "PrefixTuning",
+    "Preset",
     "PromptTuning",
     "QLora",
     "Quantization",

@@ -11,10 +11,15 @@ what it was given. The last matrix starts at zero, so that the model starts as t
   3.3), for models where it is one module.
 
 A mixture of experts is one feed-forward part here: it gets one adapter, after the experts' outputs are summed.
+
+Presets: ``paper`` (Houlsby et al. 2019, section 3.2: both places; their 64 of BERT-large's 1024 is a factor of 16; from
+3e-5 to 3e-3 were tried), ``pfeiffer`` (Pfeiffer et al. 2021: a factor of 16, 1e-4) and ``he`` (He et al. 2022:
+beside the feed-forward part, 512 of 1024, a scale of 4).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,6 +27,7 @@ from hfplug.errors import MethodError
 from hfplug.methods.lora import shortest_names
 from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
 from hfplug.methods.settings import setting
+from hfplug.methods.values import Preset
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -43,6 +49,22 @@ class Bottleneck(TuningMethod):
     untrained: ClassVar[str] = "base"
     peft_type: ClassVar[str | None] = "HFPLUG_BOTTLENECK"
     merging: ClassVar[str] = "no: a network with a non-linearity is no weight"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            settings={"placement": "houlsby", "reduction_factor": 16.0},
+            learning_rate=3e-4,
+            source="Houlsby et al. 2019, section 3.2 (BERT-large; the middle of the rates tried)",
+        ),
+        "pfeiffer": Preset(
+            settings={"placement": "pfeiffer", "reduction_factor": 16.0},
+            learning_rate=1e-4,
+            source="Pfeiffer et al. 2021 (BERT-base)",
+        ),
+        "he": Preset(
+            settings={"placement": "parallel", "reduction_factor": 2.0, "scale": 4.0},
+            source="He et al. 2022 (BART-large)",
+        ),
+    }
 
     placement: str = setting("pfeiffer", choices=PLACEMENTS, help="where the networks stand")
     reduction_factor: float = setting(16.0, low=0.25, high=4096.0, help="width of the model by that of the network")

@@ -6,6 +6,10 @@ Each row of the weight is split into its length and its direction; LoRA changes 
     y = m * (W + s B A) x / ||W + s B A||
 
 It is nearer to full fine-tuning than LoRA at low ranks, for more time a step, as the norms are computed in each.
+
+The preset ``paper`` is what the paper takes for LLaMA-7B on commonsense reasoning (its appendix A.1): rank 32 on
+queries, keys, values and two layers of the feed-forward part, alpha 64, dropout 0.05, a learning rate of 2e-4. Here the
+whole feed-forward part gets it, as its layers go by other names in other models.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import Any, ClassVar
 
 from hfplug.methods.lora import Lora
 from hfplug.methods.method import register_method
+from hfplug.methods.values import Preset
 
 
 @register_method
@@ -28,6 +33,18 @@ class Dora(Lora):
     summary: ClassVar[str] = "LoRA for the direction of a weight's rows, and a trained length of each"
     paper: ClassVar[str] = "Liu et al. 2024, https://arxiv.org/abs/2402.09353"
     decomposed: ClassVar[str] = "on"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            settings={
+                "r": 32,
+                "lora_alpha": 64,
+                "lora_dropout": 0.05,
+                "target_modules": ("query", "key_value", "feed_forward"),
+            },
+            learning_rate=2e-4,
+            source="Liu et al. 2024, appendix A.1 (LLaMA-7B, commonsense reasoning)",
+        )
+    }
 
     @classmethod
     def recognises(cls, config: Mapping[str, Any]) -> bool:

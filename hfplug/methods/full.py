@@ -30,6 +30,7 @@ class Full(TuningMethod):
     paper: ClassVar[str] = "Howard and Ruder 2018, https://arxiv.org/abs/1801.06146"
     merging: ClassVar[str] = "nothing to merge: the weights are the result"
     untrained: ClassVar[str] = "base"
+    batching: ClassVar[str] = "no: every weight is its own"
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """2e-5 to 5e-5 (Devlin et al. 2019, appendix A.3); more for small models, as for T5 (Raffel et al.

@@ -8,6 +8,10 @@ A of shape (r, in) and B of shape (out, r), and the layer computes
 B starts at zero, so that the layer starts as the base (section 4.1). Only r * (in + out) numbers are trained
 a layer, and B A can be added to W before inference, so that it costs nothing there. PEFT does the work; this
 file decides where it goes.
+
+The preset ``paper`` is what the paper takes for GPT-2 (its appendix D.3, table 11): rank 4 on queries and values, a
+scale of 32 / 4, dropout 0.1, a learning rate of 2e-4; ``roberta`` what it takes for RoBERTa-base (appendix D.1, table
+9): rank 8 with a scale of 1, 5e-4.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from hfplug.errors import MethodError, SettingError, did_you_mean
 from hfplug.methods.lora_patterns import layer_pattern, parse_pattern
 from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
 from hfplug.methods.settings import setting
+from hfplug.methods.values import Preset
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -32,12 +37,13 @@ logger = logging.getLogger(__name__)
 # State-space kernels read these weights instead of calling the layers, so that an adapter there would be left out on a
 # GPU; PEFT refuses the first.
 _READ_DIRECTLY = {"out_proj", "dt_proj"}
-GROUPS = ("attention", "feed_forward", "all-linear")
+GROUPS = ("attention", "query", "key_value", "value", "feed_forward", "all-linear")
 INITIALISATIONS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "mica", "loftq")
 # Started by hfplug.methods.tuners.lora_start, the first three with what they started from kept beside: rank 2r.
 _KEPT_BESIDE = ("pissa", "pissa_niter_16", "olora")
 _FROM_WEIGHTS = (*_KEPT_BESIDE, "mica", "loftq")
 # Starts of PEFT that are computed from data, which there is none of when a method is put on a model.
+_VALUE = {"v", "wv", "value", "values"}
 _FROM_DATA = {
     "eva": "the layers' inputs on the training data",
     "corda": "the covariance of the layers' inputs on the training data",
@@ -58,12 +64,24 @@ class Lora(TuningMethod):
     untrained: ClassVar[str] = "base"
     peft_type: ClassVar[str | None] = "LORA"
     decomposed: ClassVar[str] = "off"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            settings={"r": 4, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ("query", "value")},
+            learning_rate=2e-4,
+            source="Hu et al. 2021, table 11 (GPT-2)",
+        ),
+        "roberta": Preset(
+            settings={"r": 8, "lora_alpha": 8, "target_modules": ("query", "value")},
+            learning_rate=5e-4,
+            source="Hu et al. 2021, table 9 (RoBERTa-base on MNLI)",
+        ),
+    }
 
     r: int = setting(16, low=1, high=4096, help="rank of the two matrices")
     lora_alpha: int = setting(32, low=1, high=65536, help="scale: the update is multiplied by lora_alpha / r")
     lora_dropout: float = setting(0.0, low=0.0, high=0.95, help="dropout on the adapter's input, a share")
     target_modules: tuple[str, ...] = setting(
-        ("attention",), help="attention, feed_forward, all-linear, or names of linear layers"
+        ("attention",), help="attention, query, key_value, value, feed_forward, all-linear, or names"
     )
     use_rslora: bool = setting(False, help="scale by lora_alpha / sqrt(r) instead (rank-stabilised LoRA)")
     init_lora_weights: str = setting("default", choices=INITIALISATIONS, help="how A and B start")
@@ -193,10 +211,30 @@ def _peft_knows(model_type: str) -> bool:
 
 def matching_layers(item: str, anatomy: AnatomyView) -> tuple[str, ...]:
     """The modules that a group, a name or the ending of a name means; none if it means none."""
-    groups = {"attention": anatomy.attention, "feed_forward": anatomy.feed_forward, "all-linear": anatomy.linear}
+    groups = {
+        "attention": anatomy.attention,
+        "query": query_layers(anatomy),
+        "key_value": anatomy.key_value,
+        "value": value_layers(anatomy),
+        "feed_forward": anatomy.feed_forward,
+        "all-linear": anatomy.linear,
+    }
     if item.replace("_linear", "-linear") in groups:
         return groups[item.replace("_linear", "-linear")]
     return tuple(name for name in anatomy.modules if name == item or name.endswith(f".{item}"))
+
+
+def query_layers(anatomy: AnatomyView) -> tuple[str, ...]:
+    """The layers that make queries: of attention what makes no keys or values and does not lead back to the width."""
+    others = {*anatomy.key_value, *anatomy.attention_output}
+    alone = tuple(name for name in anatomy.attention if name not in others)
+    return alone or anatomy.key_value  # one layer makes all three
+
+
+def value_layers(anatomy: AnatomyView) -> tuple[str, ...]:
+    """The layers that make values: those of their name, or else all that make keys or values (fused ones)."""
+    named = tuple(name for name in anatomy.key_value if _VALUE & {*name.rpartition(".")[2].lower().split("_")})
+    return named or anatomy.key_value
 
 
 def shortest_names(wanted: tuple[str, ...], modules: tuple[str, ...]) -> list[str]:

@@ -27,6 +27,10 @@ from hfplug.errors import MethodError, SettingError, did_you_mean
 from hfplug.methods.anatomy_view import AnatomyView
 from hfplug.methods.plugins import load_plugins
 from hfplug.methods.settings import check_setting
+from hfplug.methods.values import LearningRate as LearningRate
+from hfplug.methods.values import Preset as Preset
+from hfplug.methods.values import Quantization as Quantization
+from hfplug.methods.values import find_preset
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -46,43 +50,6 @@ CATEGORIES = ("all weights", "selective", "reparameterised", "additive")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantization:
-    """How the frozen weights of a base are stored.
-
-    Attributes:
-        bits: Bits a weight.
-        quant_type: ``"nf4"`` or ``"fp4"`` (Dettmers et al. 2023, section 3).
-        double_quant: ``"on"`` quantises the quantisation constants as well (ibid.).
-        compute_dtype: dtype of the matrix products, or ``"auto"`` to choose it for the hardware.
-        storage_dtype: dtype in which the packed bytes are held; sharding (FSDP) needs it to be that of
-            the other weights.
-    """
-
-    bits: int = 4
-    quant_type: str = "nf4"
-    double_quant: str = "on"
-    compute_dtype: str = "auto"
-    storage_dtype: str = "auto"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearningRate:
-    """Advice on the learning rate of AdamW for one method on one model.
-
-    Attributes:
-        value: What to use when nothing better is known.
-        low: Below this, training moves too little to be worth the time.
-        high: Above this, training usually diverges.
-        source: Where the numbers come from.
-    """
-
-    value: float
-    low: float
-    high: float
-    source: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class TuningMethod:
     """Base class of all tuning methods.
 
@@ -94,6 +61,9 @@ class TuningMethod:
         paper: Where it comes from.
         task_types: The task types it works on.
         merging: ``"exact"`` if the result can become part of the base's weights, else why not.
+        batching: ``"yes"`` if rows of a batch may go to it and to others on the same base, else why not. Whether a
+            given base computes them right is tried when a variant is loaded.
+        presets: Settings of papers, by name; ``"paper"`` are those of the paper above.
         untrained: ``"base"`` if an untrained adapter gives the base's outputs, else ``"changed"``.
         extra: The extra of hfplug that it needs, or None.
         peft_type: PEFT's word for the adapters that it makes, where the word tells the method; or None.
@@ -110,6 +80,8 @@ class TuningMethod:
     paper: ClassVar[str]
     task_types: ClassVar[tuple[str, ...]] = TASK_TYPES
     merging: ClassVar[str] = "exact"
+    batching: ClassVar[str] = "yes"
+    presets: ClassVar[Mapping[str, Preset]] = {}
     untrained: ClassVar[str] = "changed"
     extra: ClassVar[str | None] = None
     peft_type: ClassVar[str | None] = None
@@ -128,20 +100,24 @@ class TuningMethod:
         """Make the method from keywords.
 
         Args:
-            settings: Names and values of settings.
+            settings: Names and values of settings. ``preset`` is the name of one of :attr:`presets`, which stand
+                wherever nothing else is said.
 
         Returns:
             The method.
 
         Raises:
             SettingError: for a setting that this method does not have (with the method that has it, or
-                with the nearest name), or a value out of range.
+                with the nearest name), a value out of range, or a preset that it does not have.
         """
         own = [field.name for field in dataclasses.fields(cls)]
-        for key in settings:
+        given = dict(settings)
+        preset = given.pop("preset", None) if "preset" not in own else None
+        for key in given:
             if key not in own:
                 raise SettingError(_unknown_setting(cls, key, own))
-        return cls(**settings)
+        below = find_preset(cls.name, cls.presets, preset).settings if preset is not None else {}
+        return cls(**{**below, **given})
 
     @classmethod
     def recognises(cls, config: Mapping[str, Any]) -> bool:
@@ -376,7 +352,8 @@ def resolve_method(method: str | TuningMethod, settings: Mapping[str, Any] | Non
     """
     settings = dict(settings or {})
     if isinstance(method, TuningMethod):
-        values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+        # A preset stands below what was said of the method before, and not below its defaults.
+        values = method.changed_settings() if settings.get("preset") is not None else method.settings()
         return type(method).from_settings({**values, **settings}) if settings else method
     if not isinstance(method, str):
         raise MethodError(

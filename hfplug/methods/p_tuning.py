@@ -3,16 +3,20 @@
 The virtual tokens stand before the embedded input as in prompt tuning. While they are trained they are the output of
 a network over an embedding of their own, so that they depend on one another (section 3.2); what is saved is that
 output, of shape (num_virtual_tokens, embedding_size), and the network is thrown away.
+
+The preset ``paper`` takes the paper's network, an LSTM with two layers on top (section 3.2).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hfplug.methods.method import AnatomyView, LearningRate, modules_to_save, register_method
 from hfplug.methods.settings import setting
 from hfplug.methods.soft_prompts import InputPrompt, settle_when_loaded
+from hfplug.methods.values import Preset
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -29,6 +33,9 @@ class PTuning(InputPrompt):
     summary: ClassVar[str] = "virtual tokens before the input, computed by a small network while they are trained"
     paper: ClassVar[str] = "Liu et al. 2021, https://arxiv.org/abs/2103.10385"
     peft_type: ClassVar[str | None] = "P_TUNING"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(settings={"encoder": "lstm"}, source="Liu et al. 2021, section 3.2")
+    }
 
     num_virtual_tokens: int = setting(20, low=1, high=1000, help="virtual tokens before the input")
     encoder: str = setting("mlp", choices=("mlp", "lstm"), help="the network: three layers, or an LSTM with two on top")

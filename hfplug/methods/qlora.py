@@ -3,16 +3,21 @@
 The frozen weights are stored as 4-bit NormalFloat values in blocks of 64 with one constant a block, and the
 constants are quantised in turn (section 3); for each product they are unpacked into the compute
 dtype. The two LoRA matrices stay in full precision and are all that is trained.
+
+The preset ``paper`` is what the paper takes for LLaMA (its appendix B.2): rank 64 on all linear layers, alpha 16,
+dropout 0.1 (0.05 from 33 B on), a learning rate of 2e-4 (1e-4 from 33 B on).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from hfplug.methods.lora import Lora
 from hfplug.methods.method import Quantization, register_method
 from hfplug.methods.settings import setting
+from hfplug.methods.values import Preset
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -29,6 +34,14 @@ class QLora(Lora):
     merging: ClassVar[str] = "into the unquantised base; merging into the 4-bit weights loses quality"
     peft_type: ClassVar[str | None] = None  # an adapter of LoRA does not say over what it was trained
     extra: ClassVar[str | None] = "qlora"
+    batching: ClassVar[str] = "yes, with others over the same base in 4 bits"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(
+            settings={"r": 64, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ("all-linear",)},
+            learning_rate=2e-4,
+            source="Dettmers et al. 2023, appendix B.2 (LLaMA of 7 B and 13 B)",
+        )
+    }
 
     quant_type: str = setting("nf4", choices=("nf4", "fp4"), help="the 4-bit data type")
     double_quant: str = setting("on", choices=("on", "off"), help="quantise the constants as well")

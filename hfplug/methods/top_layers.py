@@ -3,10 +3,13 @@
 The lower blocks of a pretrained model change little in fine-tuning (their abstract: a fourth of the layers is enough
 for nine tenths of the quality). Nothing is computed backwards below the lowest trained block, so a step takes less time
 and memory. What is saved is a copy of each trained layer.
+
+The preset ``paper`` trains a fourth of the blocks, which is also what ``blocks=0`` means.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +17,7 @@ from hfplug.errors import MethodError
 from hfplug.methods.method import AnatomyView, LearningRate, register_method
 from hfplug.methods.selective import Selective
 from hfplug.methods.settings import setting
+from hfplug.methods.values import Preset
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -29,7 +33,14 @@ class TopLayers(Selective):
     summary: ClassVar[str] = "the last blocks of the model (of the decoder, if there is one); the rest stays"
     paper: ClassVar[str] = "Lee et al. 2019, https://arxiv.org/abs/1911.03090"
 
-    blocks: int = setting(1, low=1, high=1000, help="how many of the last blocks")
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "paper": Preset(settings={"blocks": 0}, source="Lee et al. 2019, abstract and section 4 (BERT, RoBERTa)")
+    }
+
+    blocks: int = setting(1, low=0, high=1000, help="how many of the last blocks; 0: a fourth of them")
+    head: str = setting(
+        "off", choices=("off", "on"), help="the output layer too; of a classifier it is trained anyway, being new"
+    )
 
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         stack = anatomy.blocks[-1] if anatomy.blocks else ()
@@ -42,8 +53,25 @@ class TopLayers(Selective):
                 f"top_layers: this {anatomy.model_type} model has {len(stack)} blocks, not {self.blocks}.",
                 fix=f"Pass blocks={len(stack)} or fewer.",
             )
-        chosen = stack[-self.blocks :]
-        return self.copies_of(tuple(layer for block in chosen for layer in anatomy.layers_of(block)), anatomy)
+        chosen = stack[-(self.blocks or max(1, len(stack) // 4)) :]
+        layers = tuple(layer for block in chosen for layer in anatomy.layers_of(block))
+        return self.copies_of((*layers, *self._head(anatomy)), anatomy)
+
+    def _head(self, anatomy: AnatomyView) -> tuple[str, ...]:
+        """The output layer, if it is asked for and has weights of its own.
+
+        Raises:
+            MethodError: if there is none, or its weights are the embedding's as well.
+        """
+        if self.head == "off" or anatomy.new_modules:
+            return ()
+        if not anatomy.output_embeddings or anatomy.output_embeddings in anatomy.embeddings:
+            why = "shares its weights with the embedding" if anatomy.output_embeddings else "is not there"
+            raise MethodError(
+                f"top_layers: the output layer of this {anatomy.model_type} model {why}.",
+                fix="Leave head='off', or use the method embeddings, which trains both as one.",
+            )
+        return (anatomy.output_embeddings,)
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """As full fine-tuning: these are the base's own weights (Devlin et al. 2019, appendix A.3)."""

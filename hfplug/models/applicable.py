@@ -2,14 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from hfplug.errors import MethodError
+from hfplug.errors import HfplugError, MethodError
 from hfplug.methods import TuningMethod, get_method, method_names
-from hfplug.models.anatomy import Anatomy, read_anatomy
+from hfplug.models.anatomy import Anatomy, count_parameters, read_anatomy
 from hfplug.models.base import auto_class, read_task_type, resolve_base
+from hfplug.models.memory_shapes import shape_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a method trains of a base.
+
+    Attributes:
+        why_not: Why the method does not work on it, or None; then the rest is None.
+        trainable: Numbers that are trained.
+        total: Numbers of the base.
+        share: The one by the other, 0 to 1.
+        learning_rate: Advised for AdamW.
+        lowest: Below it training hardly moves.
+        highest: Above it training usually diverges.
+        source: Where the rates are from.
+    """
+
+    why_not: str | None
+    trainable: int | None = None
+    total: int | None = None
+    share: float | None = None
+    learning_rate: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    source: str | None = None
+
+
+def shares_of(base: str | Path, names: Sequence[str], *, task_type: str | None = None) -> dict[str, Share]:
+    """What each method trains of a base, counted on the model without its weights.
+
+    Args:
+        base: Repo id or folder; its configuration is read, and the headers of its weights.
+        names: Of methods.
+        task_type: As for :func:`methods_for`.
+
+    Raises:
+        BaseModelError: if the base cannot be found or read.
+    """
+    found = resolve_base(base)
+    kind = read_task_type(found.config, task_type)
+    model, anatomy = _read(base, task_type, None, False)
+    total = count_parameters(model)
+    answers = {}
+    for name in names:
+        method = get_method(name)()
+        try:
+            method.check_task_type(kind)
+            trainable = count_parameters(shape_model(found, kind, method), trainable="only")
+        except HfplugError as error:
+            answers[name] = Share(why_not=str(error))
+            continue
+        rate = method.learning_rate(anatomy)
+        answers[name] = Share(
+            why_not=None,
+            trainable=trainable,
+            total=total,
+            share=trainable / max(1, total),
+            learning_rate=rate.value,
+            lowest=rate.low,
+            highest=rate.high,
+            source=rate.source,
+        )
+    return answers
 
 
 def methods_for(

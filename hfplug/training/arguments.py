@@ -11,6 +11,10 @@ from hfplug.errors import SettingError, did_you_mean
 from hfplug.methods import TuningMethod, get_method, method_names, resolve_method
 from hfplug.methods.settings import accepted_types
 
+# A flag of all methods; what it sets stands wherever nothing else is said.
+PRESET = "preset"
+PRESET_HELP = "settings under a name, those of a paper for example; hfplug methods lists them"
+
 
 def flag_table() -> dict[str, tuple[str, dataclasses.Field, Any]]:
     """All flags of all methods.
@@ -58,15 +62,16 @@ class MethodArgumentsBase:
             field.name.removeprefix(self.flag_prefix): getattr(self, field.name)
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
         }
-        method = given.pop("method")
-        return settings_from_flags(method, {flag: value for flag, value in given.items() if value is not None})
+        method, preset = given.pop("method"), given.pop(PRESET)
+        own = settings_from_flags(method, {flag: value for flag, value in given.items() if value is not None})
+        return own if preset is None else {PRESET: preset, **own}
 
     def to_method(self) -> TuningMethod:
         """The method with its settings.
 
         Raises:
             MethodError: for an unknown method.
-            SettingError: for a flag of another method, or a value out of range.
+            SettingError: for a flag of another method, a value out of range, or a preset that the method does not have.
         """
         method = getattr(self, f"{self.flag_prefix}method")
         return resolve_method(method, self.settings())
@@ -116,6 +121,8 @@ def make_method_arguments(prefix: str = "", *, default: str = "lora") -> type:
     """
     help_text = f"tuning method: one of {', '.join(method_names())}"
     fields: list[Any] = [(f"{prefix}method", str, dataclasses.field(default=default, metadata={"help": help_text}))]
+    preset_field: Any = dataclasses.field(default=None, metadata={"help": PRESET_HELP})
+    fields.append((f"{prefix}{PRESET}", Optional[str], preset_field))  # noqa: UP045 - as in _flag_type
     for flag, (_, field, annotation) in flag_table().items():
         fields.append((f"{prefix}{flag}", _flag_type(annotation), dataclasses.field(**_flag_field(field))))
     namespace = {"__doc__": "Flags of every tuning method; what is not given keeps the method's default."}

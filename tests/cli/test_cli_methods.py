@@ -28,3 +28,38 @@ def test_all_are_those_that_work_on_the_base_and_the_log_says_which_do_not(caplo
     assert "bitfit is left out: bitfit trains biases" in caplog.text
     assert method_words("all", default=()) == list(hfplug.method_names())
     assert method_words(" lora, ia3", default=()) == ["lora", "ia3"]
+
+
+def test_the_table_says_what_is_to_be_known_of_each_and_fits_a_hundred_columns(capsys, monkeypatch):
+    import hfplug
+
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["methods"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 100
+    assert shown.splitlines()[0].split() == ["method", "class", "merges", "batched", "tasks"]
+    words = " ".join(shown.split())
+    for name in hfplug.method_names():
+        cls = hfplug.get_method(name)
+        assert f"{name}: {' '.join(cls.summary.split())}" in words
+        assert (
+            f"paper {cls.paper}" in words and f"merging {cls.merging}" in words and f"batching {cls.batching}" in words
+        )
+    assert "--lora_r = 16 rank of the two matrices (1 to 4096)" in words
+    assert "--bottleneck_placement = pfeiffer where the networks stand (pfeiffer, houlsby, parallel)" in words
+
+
+def test_on_a_base_it_says_what_each_trains_of_it(capsys):
+    import hfplug
+
+    assert main(["methods", "--base", str(base_path()), "--json", "full", "lora", "bitfit"]) == 0
+    full, lora, bitfit = json.loads(capsys.readouterr().out)
+    model = hfplug.build_model(base_path(), "lora")
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    total = sum(one.numel() for one in hfplug.build_model(base_path(), "full").parameters())
+    assert (lora["share"]["trainable"], lora["share"]["total"]) == (trained, total)
+    assert full["share"]["share"] == 1.0 and "no bias" in bitfit["share"]["why_not"]
+    assert lora["share"]["learning_rate"] == hfplug.advised_learning_rate(model).value
+    assert main(["methods", "--base", str(base_path()), "lora", "bitfit"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{trained:,}  {100 * trained / total:.2f} %" in shown and "bitfit  selective             no" in shown
