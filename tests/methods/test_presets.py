@@ -113,7 +113,7 @@ def test_a_study_takes_the_papers_rates_and_leaves_other_methods_as_they_are(cap
     assert found.learning_rates == {"lora": 2e-4, "ia3": 0.5}
     assert "norms has no preset 'paper'" in caplog.text
     lab = settings("--methods", "lora", "--preset", "lab")
-    assert (lab.base, lab.methods[0].lora_dropout) == ("./b", hfplug.Lora().lora_dropout)
+    assert (lab.base, lab.methods[0].r, lab.methods[0].lora_dropout) == ("./b", 32, 0.05)
     capsys.readouterr()
     assert main(["plan", "nowhere", "--methods", "norms", "--preset", "paper"]) == 2
     assert "norms has no preset 'paper'. It has none" in capsys.readouterr().err
