@@ -53,6 +53,7 @@ _PUBLIC = {
     "Outbox": "hfplug.hub.outbox",
     "OutboxError": "hfplug.errors",
     "PTuning": "hfplug.methods",
+    "Pair": "hfplug.adapters.inspect_pair",
     "Piece": "hfplug.serving.asked",
     "PrefixTuning": "hfplug.methods",
     "Preprocessor": "hfplug.training.preprocess",
@@ -92,6 +93,7 @@ _PUBLIC = {
     "generate_texts": "hfplug.serving.generate",
     "get_method": "hfplug.methods",
     "inspect_adapter": "hfplug.adapters.inspection",
+    "inspect_pair": "hfplug.adapters.inspect_pair",
     "last_whole_checkpoint": "hfplug.training.checkpoints",
     "load_adapter": "hfplug.adapters.load",
     "load_data": "hfplug.training.sources",
@@ -131,6 +133,8 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from hfplug.adapters.adapter_dir import AdapterDir as AdapterDir
+    from hfplug.adapters.inspect_pair import Pair as Pair
+    from hfplug.adapters.inspect_pair import inspect_pair as inspect_pair
     from hfplug.adapters.inspection import Inspection as Inspection
     from hfplug.adapters.inspection import inspect_adapter as inspect_adapter
     from hfplug.adapters.load import load_adapter as load_adapter

@@ -80,8 +80,11 @@ class BaseTensors:
     def row_major(self, name: str) -> Tensor | None:
         """A weight as ``get`` gives it, as (out, in) also for GPT-2's layers, which hold it the other way round."""
         weight = self.get(name)
-        module = self._module(name.rpartition(".")[0])
-        return weight.T if weight is not None and type(module).__name__ == "Conv1D" else weight
+        return weight.T if weight is not None and self.is_transposed(name) else weight
+
+    def is_transposed(self, name: str) -> bool:
+        """Whether a weight is held as (in, out)."""
+        return type(self._module(name.rpartition(".")[0])).__name__ == "Conv1D"
 
     @functools.cached_property
     def skeleton(self) -> nn.Module:

@@ -98,13 +98,27 @@ def find_changes(
         base: The base, or None.
         full: Whether these are a whole model's own weights.
     """
+    for name in sorted(tensors):
+        if (found := change_of(name, tensors, config, base, full=full)) is not None:
+            yield found
+
+
+def change_of(
+    name: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], base: BaseTensors | None, *, full: bool = False
+) -> Change | None:
+    """One tensor of an adapter with where it started; None for one that is read as an update or a prompt.
+
+    Args:
+        name: Of the tensor.
+        tensors, config, base, full: As for :func:`find_changes`.
+    """
+    if full:
+        return _copied(name, tensors[name], base)
+    if name == _PROMPT or is_low_rank(name):
+        return None
     # Where a prompt is trained PEFT wraps the base once, elsewhere twice.
     outer = "base_model." if _PROMPT in tensors else "base_model.model."
-    for name in sorted(tensors):
-        if full:
-            yield _copied(name, tensors[name], base)
-        elif name != _PROMPT and not is_low_rank(name):
-            yield _change(name.removeprefix(outer), tensors[name], config, base)
+    return _change(name.removeprefix(outer), tensors[name], config, base)
 
 
 def measure_change(change: Change) -> TensorChange:

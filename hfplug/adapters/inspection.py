@@ -23,7 +23,7 @@ from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.fit import check_files, check_finite
 from hfplug.adapters.foreign import method_of
 from hfplug.adapters.inspect_base import BaseTensors, open_base
-from hfplug.adapters.inspect_change import TensorChange, find_changes, measure_change
+from hfplug.adapters.inspect_change import Change, TensorChange, change_of, find_changes, measure_change
 from hfplug.adapters.inspect_low_rank import Factors, LowRankLayer, find_factors, measure
 from hfplug.adapters.inspect_prefix import PrefixLayer, look_at_prefix
 from hfplug.adapters.inspect_prompt import PromptView, look_at_prompt
@@ -78,7 +78,7 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON values; numbers that are not finite are null."""
-        values: dict[str, Any] = _plain(dataclasses.asdict(self))
+        values: dict[str, Any] = plain_json(dataclasses.asdict(self))
         values["path"] = str(self.path)
         for shown, layer in zip(values["layers"], self.layers, strict=True):
             shown["unused_rank"] = layer.unused_rank
@@ -120,6 +120,10 @@ class Opened:
         names = list(self.base.parameters) if self.base is not None else []
         found = list(find_factors(self.tensors, self.adapter.config, names))
         return sorted(found, key=lambda one: self.place(one.name))
+
+    def change(self, name: str) -> Change | None:
+        """A tensor with where it started; None for one that is read as an update or a prompt."""
+        return change_of(name, self.tensors, self.adapter.config, self.base, full=self.adapter.kind == "full")
 
     def place(self, name: str) -> tuple[int, list[tuple[int, str]]]:
         """A key to sort modules and parameters by: the model's own order, or that of their names."""
@@ -207,7 +211,7 @@ def look(opened: Opened, *, nearest: int = 5, say: Callable[[str], None] | None 
     adapter, held = opened.adapter, opened.base
     tell = say or (lambda what: None)
     factors = opened.factors()
-    _check_places(opened, factors)
+    check_places(opened, factors)
     layers = []
     for one in factors:
         tell(one.name)
@@ -272,7 +276,7 @@ def _weight_of(factors: Factors, base: BaseTensors | None) -> Tensor | None:
     return None if weight is None else weight.flatten(1)
 
 
-def _check_places(opened: Opened, factors: list[Factors]) -> None:
+def check_places(opened: Opened, factors: list[Factors]) -> None:
     """Refuse a base that has no place for an update, or one of another shape."""
     base = opened.base
     if base is None:
@@ -352,11 +356,11 @@ def _barely(moved: Sequence[tuple[str, float | None]]) -> list[str]:
     return [name for name, value in known if value < BARELY * usual or value == 0]
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: plain_json(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [plain_json(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

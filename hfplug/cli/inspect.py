@@ -6,9 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfplug.cli.parser import add_flag
+
+if TYPE_CHECKING:
+    from hfplug.adapters.inspect_pair import Pair
+    from hfplug.adapters.inspection import Inspection
 
 DESCRIPTION = """\
 Look inside an adapter without running it, held against its base, whose files are read a tensor at a time: how far each
@@ -18,12 +22,14 @@ Any PEFT adapter will do, made with hfplug or not.
 
   hfplug inspect out/adapter
   hfplug inspect alice/flan-t5-small-summary-lora@v1 --base path/to/base --json
-  hfplug inspect out/adapter --against nothing             the adapter alone"""
+  hfplug inspect out/adapter --against nothing             the adapter alone
+  hfplug inspect out/adapter out/another                   two of one base: did they learn the same?"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the words and flags of this command."""
     parser.add_argument("adapter", metavar="ADAPTER", help="a folder, or OWNER/NAME[@REVISION] on the Hub")
+    parser.add_argument("other", metavar="OTHER", nargs="?", help="a second adapter of the same base to put beside it")
     add_flag(parser, "base", help="repo id or folder of the base, if it is not where it was")
     add_flag(parser, "revision", metavar="COMMIT", help="of the base, if it is not the one that the adapter names")
     add_flag(
@@ -41,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Pull if need be, look, and print it."""
+    from hfplug.adapters.inspect_pair import inspect_pair
+    from hfplug.adapters.inspect_pair_table import render_pair
     from hfplug.adapters.inspect_table import render_inspection
     from hfplug.adapters.inspection import inspect_adapter
     from hfplug.cli.main import quieten_transformers
@@ -49,17 +57,17 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.top < 1:
         raise SettingError(f"--top must be 1 or more, not {parsed.top}.")
     quieten_transformers()
-    seen = inspect_adapter(
-        fetched(parsed.adapter, parsed.offline),
-        base=parsed.base,
-        revision=parsed.revision,
-        against=parsed.against,
-        nearest=parsed.nearest,
-        offline=parsed.offline,
-        say=_say,
-    )
+    folder = fetched(parsed.adapter, parsed.offline)
+    places = {"base": parsed.base, "revision": parsed.revision, "against": parsed.against, "offline": parsed.offline}
+    seen: Inspection | Pair
+    if parsed.other is None:
+        seen = inspect_adapter(folder, nearest=parsed.nearest, say=_say, **places)
+        text = render_inspection(seen, top=parsed.top)
+    else:
+        seen = inspect_pair(folder, fetched(parsed.other, parsed.offline), say=_say, **places)
+        text = render_pair(seen, top=parsed.top)
     _say("")
-    print(json.dumps(seen.to_json(), indent=1) if parsed.json else render_inspection(seen, top=parsed.top))
+    print(json.dumps(seen.to_json(), indent=1) if parsed.json else text)
     return 0
 
 
