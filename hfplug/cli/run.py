@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hfplug.cli.method_flags import add_method_flags, methods_from
 from hfplug.cli.parser import UsageError, add_flag
@@ -68,7 +68,13 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def launch(
-    parsed: argparse.Namespace, script: str, arguments: list[str], method: TuningMethod, *, preflight: str | None
+    parsed: argparse.Namespace,
+    script: str,
+    arguments: list[str],
+    method: TuningMethod,
+    *,
+    preflight: str | None,
+    out: TextIO | None = None,
 ) -> int:
     """Run a script with the method on its model.
 
@@ -78,6 +84,7 @@ def launch(
         arguments: Its own arguments.
         method: The method.
         preflight: ``"warn"`` checks before the first step; ``"only"`` checks, and trains nothing; None for neither.
+        out: Where the findings are printed; None for the standard output.
     """
     from hfplug.training.launch import run_script
     from hfplug.training.launch_patches import patches_for
@@ -92,10 +99,15 @@ def launch(
         if preflight is not None:
             from hfplug.training.preflight import Preflight
 
-            before = Preflight(mode=preflight, as_json="on" if getattr(parsed, "json", False) else "off")
+            before = Preflight(mode=preflight, as_json="on" if getattr(parsed, "json", False) else "off", out=out)
         return Plan(method=method, learning_rate=parsed.learning_rate, callbacks=callbacks, before_training=before)
 
-    return run_script(script, arguments, patches=patches_for(make_plan, method))
+    patches = patches_for(make_plan, method)
+    if preflight == "only":
+        from hfplug.training.only_look import patches_against_steps
+
+        patches |= patches_against_steps()
+    return run_script(script, arguments, patches=patches)
 
 
 def split_script(parsed: argparse.Namespace) -> tuple[str, list[str]]:

@@ -134,7 +134,9 @@ def gradients(trainer: Any, sample: Sample) -> Result:
     sample.findings["activations"] = memory.peak
     trained = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
     without = [name for name, one in trained if one.grad is None]
-    dead = [name for name, one in trained if "prompt" in name and one.grad is not None and _dead_rows(one.grad)]
+    # Not the network of P-tuning, whose units may well be silent.
+    prompts = [(name, one) for name, one in trained if "prompt" in name and name.endswith("embedding.weight")]
+    dead = [f"{count} of {len(one)} rows of {name}" for name, one in prompts if (count := _dead_rows(one.grad))]
     model.zero_grad(set_to_none=True)
     if not torch.isfinite(loss):
         return "error", f"the loss of the first batch is {loss.item()}.", "Check the dtype (fp16?) and the labels."
@@ -153,7 +155,7 @@ def gradients(trainer: Any, sample: Sample) -> Result:
     if dead:
         return (
             "warning",
-            f"rows of {dead[0]} get no gradient, so they would never learn.",
+            f"{dead[0]} get no gradient, so they would never learn.",
             ("Use fewer virtual tokens; on encoder-decoder models one row a token is enough."),
         )
     more = f" ({len(without)} unused parts do not)" if without else ""
@@ -233,8 +235,8 @@ def _some_loss(outputs: Any) -> torch.Tensor:
     return torch.stack([value.float().pow(2).mean() for value in tensors]).sum()
 
 
-def _dead_rows(gradient: torch.Tensor) -> bool:
-    return gradient.dim() == 2 and bool((gradient == 0).all(dim=1).any())
+def _dead_rows(gradient: torch.Tensor | None) -> int:
+    return int((gradient == 0).all(dim=1).sum()) if gradient is not None and gradient.dim() == 2 else 0
 
 
 def _as_trainer_checkpoints(trainer: Any) -> None:

@@ -180,9 +180,16 @@ def test_doctor_examines_a_script_without_training(bases, tmp_path):
     flags = ["--model_name_or_path", bases["llama"], "--train_file", train, "--validation_file", evaluation]
     words = ["--method", "lora", SCRIPTS / "language_model.py", *flags, *training_flags(tmp_path / "out")]
     done = launch("doctor", "--json", *words)
-    findings = json.loads(done.stdout[done.stdout.index("[\n") :])
+    findings = json.loads(done.stdout)  # and nothing else: what the script prints goes to the error stream
     assert [one["check"] for one in findings][:2] == ["learning rate", "half precision"]
-    assert not list((tmp_path / "out").glob("checkpoint*"))
+    assert {one["verdict"] for one in findings} <= {"ok", "note", "skipped"}, findings
+    assert not (tmp_path / "out").exists()
+
+
+def test_doctor_stops_a_loop_without_a_trainer_before_its_first_step(tmp_path):
+    done = launch("doctor", "--json", SCRIPTS / "own_loop.py", tmp_path / "a" / "out", code=2)
+    assert done.stdout == "" and "without a Trainer" in done.stderr and "printed by the script" in done.stderr
+    assert "\ntrained" not in done.stderr and not (tmp_path / "a").exists()
 
 
 def test_doctor_without_a_script_reports_the_machine():
@@ -193,6 +200,14 @@ def test_doctor_without_a_script_reports_the_machine():
 
 
 def test_only_examining_leaves_the_script(bases, tmp_path, capsys):
-    with pytest.raises(Examined):
-        Preflight(mode="only")(trainer_for(bases, tmp_path))
+    trainer, preflight = trainer_for(bases, tmp_path), Preflight(mode="only")
+    for _ in range(2):  # also where a script catches the first
+        with pytest.raises(Examined) as left:
+            preflight(trainer)
+        assert left.value.code == 0
     assert "gradients" in capsys.readouterr().out
+    trainer.args.fp16 = True
+    trainer.model.config.model_type = "t5"
+    with pytest.raises(Examined) as left:
+        preflight(trainer)
+    assert left.value.code == 1
