@@ -77,7 +77,7 @@ def _take_away(made: list[Path]) -> None:
 def _caches() -> list[Path]:
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     named = [os.environ[name] for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE") if name in os.environ]
-    return [Path(path).absolute() for path in (home, Path.home() / ".cache", *named)]
+    return [path.absolute() for path in (home, Path.home() / ".cache", *map(Path, named))]
 
 
 @contextlib.contextmanager
