@@ -1,8 +1,9 @@
-"""Quantise a model that is in memory already: for models whose ``from_pretrained`` is somebody else's line of code.
+"""Quantise a model that is loaded already: for models whose ``from_pretrained`` is somebody else's line of code.
 
 Only the model that is trained is to be held in 4 bits, and which one that is shows when it is handed to a Trainer: a
 teacher or a reward model that the same script loads stays as it was loaded. The numbers are those of loading in
-4 bits, since transformers quantises weight by weight too.
+4 bits, since transformers quantises weight by weight too. So is the memory: a loaded model is a mapping of its file,
+of which nothing is read before it is used, and each weight is read, packed and handed back before the next.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ import torch
 from torch import nn
 
 from hfplug.methods import Quantization
+from hfplug.models.paging import page_out, trim
 from hfplug.models.quantize import bitsandbytes_config, layers_to_keep, settle_four_bit_layers
+
+# Bytes of packed weights after which the C library is asked for what packing took: it keeps freed memory otherwise.
+_TRIM_AFTER = 2**23
 
 
 def quantize_loaded(
@@ -38,14 +43,21 @@ def quantize_loaded(
 
     kept = layers_to_keep(model, keep)
     config = bitsandbytes_config(recipe, model_type=model.config.model_type, skip_modules=kept)
-    if device is not None:
-        model.to(device)
-    replaced = 0
+    replaced = freed = 0
     for name, module in list(model.named_modules()):
         if _is_plain_linear(module) and not _is_kept(name, kept):
             parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], _four_bits(module, config))
+            layer = _four_bits(module, config, device or module.weight.device)
+            setattr(parent, name.rpartition(".")[2], layer)
+            page_out(module.weight)
             replaced += 1
+            freed += module.weight.nbytes
+            if freed > _TRIM_AFTER:
+                trim()
+                freed = 0
+    if device is not None:
+        model.to(device)
+    trim()
     model.config.quantization_config = config
     quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     model.hf_quantizer = quantizer
@@ -64,7 +76,7 @@ def _is_kept(name: str, kept: Iterable[str]) -> bool:
     return any(name == one or name.startswith(f"{one}.") or name.endswith(f".{one}") for one in kept)
 
 
-def _four_bits(module: Any, config: Any) -> nn.Module:
+def _four_bits(module: Any, config: Any, device: torch.device | str) -> nn.Module:
     import bitsandbytes
 
     weight = module.weight.detach()
@@ -90,7 +102,7 @@ def _four_bits(module: Any, config: Any) -> nn.Module:
         quant_storage=config.bnb_4bit_quant_storage,
         module=layer,
     )
-    layer.weight = packed.to(module.weight.device)
+    layer.weight = packed.to(device)
     layer.bias = None if module.bias is None else nn.Parameter(module.bias.detach(), requires_grad=False)
     layer.train(module.training)
     return layer
