@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from hfplug.adapters.inspect_change import TensorChange
@@ -18,6 +19,22 @@ _BARS = " ▁▂▃▄▅▆▇█"
 _SPECTRUM = 16
 
 
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A table and what is to be said of it.
+
+    Attributes:
+        title: Above it, or empty. rows: Its heading and its rows; or nothing.
+        text_last: Whether its last column holds texts, which are aligned to the left.
+        sentences: Below it.
+    """
+
+    title: str = ""
+    rows: tuple[tuple[str, ...], ...] = ()
+    text_last: str = "no"
+    sentences: tuple[str, ...] = ()
+
+
 def render_inspection(seen: Inspection, *, top: int = 20) -> str:
     """The tables of an inspection.
 
@@ -29,17 +46,30 @@ def render_inspection(seen: Inspection, *, top: int = 20) -> str:
     if seen.against == "base":
         commit = f" at commit {seen.base_commit[:12]}" if seen.base_commit else ""
         lines.append(f"held against {seen.base}{commit}")
-    for block in (
-        _layers(seen.layers, top) if seen.layers else [],
-        _prompt(seen.prompt, top) if seen.prompt is not None else [],
-        _prefix(seen.prefix, top) if seen.prefix else [],
-        _changes(seen.changes, top),
-        _barely(seen),
-        [line for note in seen.notes for line in wrapped(note)],
-    ):
-        if block:
-            lines += ["", *block]
-    return "\n".join(plain_line(line) for line in lines)
+    return "\n".join([*map(plain_line, lines), *render_blocks(inspection_blocks(seen, top=top))])
+
+
+def inspection_blocks(seen: Inspection, *, top: int = 20) -> list[Block]:
+    """What there is to say of an adapter, table by table; as for :func:`render_inspection`."""
+    found = [
+        *(_layers(seen.layers, top) if seen.layers else ()),
+        *([_prompt(seen.prompt, top)] if seen.prompt is not None else ()),
+        *([_prefix(seen.prefix, top)] if seen.prefix else ()),
+        *_changes(seen.changes, top),
+        Block(sentences=tuple(_barely(seen))),
+        Block(sentences=seen.notes),
+    ]
+    return [block for block in found if block.rows or block.sentences]
+
+
+def render_blocks(blocks: Sequence[Block]) -> list[str]:
+    """Lines of text, an empty one before each block."""
+    lines: list[str] = []
+    for block in blocks:
+        table = (_left_last(block.rows) if block.text_last == "yes" else columns(block.rows)) if block.rows else []
+        sentences = [line for sentence in block.sentences for line in wrapped(sentence)]
+        lines += ["", *([block.title] if block.title else ()), *_cut(table), *sentences]
+    return [plain_line(line) for line in lines]
 
 
 def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
@@ -115,109 +145,108 @@ def most_moved(items: Iterable[LowRankLayer], top: int) -> list[LowRankLayer]:
 # --------------------------------------------------------------------------------------------------------- parts
 
 
-def _layers(layers: tuple[LowRankLayer, ...], top: int) -> list[str]:
-    rows = [("layer", "moved", "|update|", "|W|", "rank", "used", "effective", "spectrum")]
+def _layers(layers: tuple[LowRankLayer, ...], top: int) -> Iterator[Block]:
+    rows: list[tuple[str, ...]] = [("layer", "moved", "|update|", "|W|", "rank", "used", "effective", "spectrum")]
     for one in most_moved(layers, top):
         cells = (share(one.relative), number(one.update_norm), number(one.weight_norm), str(one.rank))
         rank = (str(one.used_rank), f"{one.effective_rank:.1f}", spectrum(one.singular_values, 8).ljust(8))
         rows.append((short(one.name, 40), *cells, *rank))
-    title = f"The {len(rows) - 1} of {len(layers)} layers that moved most" if len(rows) <= len(layers) else "Layers"
     used = sorted(one.used_rank for one in layers)
     ranks = sorted({one.rank for one in layers})
-    text = (
-        f"moved: the update's norm by that of W. used: the fewest directions that hold {100 * USED_SHARE:.0f} % of its "
-        "squared norm. effective: exp of the entropy of its singular values (Roy and Vetterli 2007). spectrum: the "
-        "singular values, each by the largest."
-    )
     spread = f"{used[0]}" if used[0] == used[-1] else f"{used[0]} to {used[-1]}, median {median(used):.0f}"
     of = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-    unused = f"Used rank: {spread}, of {of}." + (
-        " A lower r would hold what was learnt." if max(used) <= max(ranks) // 2 else ""
+    lower = " A lower r would hold what was learnt." if max(used) <= max(ranks) // 2 else ""
+    yield Block(
+        title=f"The {top} of {len(layers)} layers that moved most" if len(layers) > top else "Layers",
+        rows=tuple(rows),
+        sentences=(
+            f"moved: the update's norm by that of W. used: the fewest directions that hold {100 * USED_SHARE:.0f} % of "
+            "its squared norm. effective: exp of the entropy of its singular values (Roy and Vetterli 2007). spectrum: "
+            "the singular values, each by the largest.",
+            f"Used rank: {spread}, of {of}.{lower}",
+        ),
     )
-    return [title, *columns(rows), *wrapped(text), unused, *_places(layers)]
+    yield from _places(layers)
 
 
-def _places(layers: tuple[LowRankLayer, ...]) -> list[str]:
+def _places(layers: tuple[LowRankLayer, ...]) -> Iterator[Block]:
     """By the last part of the name: which kind of layer moved."""
     groups: dict[str, list[LowRankLayer]] = {}
     for one in layers:
-        ending = one.name.partition("[")[0].rpartition(".")[2]
-        groups.setdefault(ending, []).append(one)
+        groups.setdefault(one.name.partition("[")[0].rpartition(".")[2], []).append(one)
     if len(groups) < 2 or any(one.relative is None for one in layers):
-        return []
-    rows = [("kind of layer", "layers", "moved, median", "least", "most", "used rank, median")]
+        return
+    rows: list[tuple[str, ...]] = [("kind of layer", "layers", "moved, median", "least", "most", "used rank, median")]
     for ending, members in groups.items():
         moved = sorted(float(one.relative or 0) for one in members)
-        used = median(one.used_rank for one in members)
-        rows.append(
-            (short(ending), str(len(members)), share(median(moved)), share(moved[0]), share(moved[-1]), f"{used:.0f}")
-        )
-    return ["", *columns(rows)]
+        shown = (share(median(moved)), share(moved[0]), share(moved[-1]))
+        rows.append((short(ending), str(len(members)), *shown, f"{median(one.used_rank for one in members):.0f}"))
+    yield Block(rows=tuple(rows))
 
 
-def _prompt(view: PromptView, top: int) -> list[str]:
-    near = view.near
-    rows = [("token", "length", "moved", "state", "nearest words and their cosine")]
+def _prompt(view: PromptView, top: int) -> Block:
+    rows: list[tuple[str, ...]] = [("token", "length", "moved", "state", "nearest words and their cosine")]
     for row in view.rows[:top]:
         words = ""
-        if near is not None:
-            token = near.tokens[row.position]
+        if view.near is not None:
+            token = view.near.tokens[row.position]
             mark = "*" if token.nearer_than_chance else " "
             words = mark + ", ".join(f"{_word(one.text)} {one.cosine:.2f}" for one in token.neighbours)
         moved = _at_least(row) if view.start == "vocabulary" else share(row.drift)
         rows.append((str(row.position + 1), number(row.norm), moved, _state(row), words))
-    lines = [
-        f"The first {top} of {len(view.rows)} virtual tokens" if len(view.rows) > top else "Virtual tokens",
-        *_cut(_left_last(rows)),
-    ]
+    count = len(view.rows)
+    return Block(
+        title=f"The first {top} of {count} virtual tokens" if count > top else "Virtual tokens",
+        rows=tuple(rows),
+        text_last="yes",
+        sentences=(*_prompt_sentences(view), *view.notes),
+    )
+
+
+def _prompt_sentences(view: PromptView) -> Iterator[str]:
     start = {"text": f"the text {view.start_text!r}", "vocabulary": "words drawn at random"}.get(view.start, view.start)
-    lines += wrapped(
+    yield (
         f"Started from: {start}. The mean cosine of two virtual tokens is {view.mean_cosine:.2f}, their effective rank "
         f"{view.effective_rank:.1f} of {len(view.rows)}."
     )
+    near = view.near
     if near is not None:
-        lines += wrapped(
+        yield (
             f"Control: {near.control_draws} random vectors of the same lengths have a cosine of {near.control_mean:.2f}"
             f" with their nearest word, 95 % of them at most {near.control_high:.2f}. Beyond that (*) are "
             f"{near.nearer_than_chance} of {len(near.tokens)} virtual tokens; chance would make it "
             f"{0.05 * len(near.tokens):.0f}. A word has a length of {near.vocabulary_norm:.2f} on average."
         )
-        tight = [one.tightness for one in near.tokens if math.isfinite(one.tightness)]
-        if tight:
-            mean = sum(tight) / len(tight)
-            lines += wrapped(
-                f"Tightness: the nearest words of one virtual token have a mean cosine of {mean:.2f} with one another, "
-                f"those of a random vector {near.control_tightness:.2f} (95 % of them at most "
-                f"{near.control_tightness_high:.2f})."
+        if tight := [one.tightness for one in near.tokens if math.isfinite(one.tightness)]:
+            yield (
+                "Tightness: the nearest words of one virtual token have a mean cosine of "
+                f"{sum(tight) / len(tight):.2f} with one another, those of a random vector "
+                f"{near.control_tightness:.2f} (95 % of them at most {near.control_tightness_high:.2f})."
             )
-        lines.append("A word that is near is no translation: a prompt works as a whole (Khashabi et al. 2022).")
+        yield "A word that is near is no translation: a prompt works as a whole (Khashabi et al. 2022)."
     for state, words in (("dead", "have no length"), ("not moved", "stand where they started")):
         if places := [str(row.position + 1) for row in view.rows if row.state == state]:
-            lines += wrapped(f"Virtual tokens that {words}: {', '.join(places)}.")
-    return [*lines, *(line for note in view.notes for line in wrapped(note))]
+            yield f"Virtual tokens that {words}: {', '.join(places)}."
 
 
-def _prefix(pairs: tuple[PrefixLayer, ...], top: int) -> list[str]:
-    rows = [("read by layers", "keys' length", "values' length", "effective rank", "dead tokens")]
+def _prefix(pairs: tuple[PrefixLayer, ...], top: int) -> Block:
+    rows: list[tuple[str, ...]] = [
+        ("read by layers", "keys' length", "values' length", "effective rank", "dead tokens")
+    ]
     for one in pairs[:top]:
         read = ", ".join(map(str, one.layers)) or "none"
         dead = ", ".join(str(at + 1) for at in one.dead) or "none"
-        rows.append(
-            (
-                short(read, 24),
-                number(one.key_norm),
-                number(one.value_norm),
-                f"{one.effective_rank:.1f}",
-                short(dead, 24),
-            )
-        )
-    text = (
-        "Keys decide how much attention a virtual token gets, values what it brings. Lengths are means over the "
-        "virtual tokens; the effective rank is that of their keys. A pair that no layer reads fills a place in PEFT's "
-        "layout."
+        lengths = (number(one.key_norm), number(one.value_norm))
+        rows.append((short(read, 24), *lengths, f"{one.effective_rank:.1f}", short(dead, 24)))
+    return Block(
+        title=f"The first {top} of {len(pairs)} pairs" if len(pairs) > top else "Keys and values before each layer's",
+        rows=tuple(rows),
+        sentences=(
+            "Keys decide how much attention a virtual token gets, values what it brings. Lengths are means over the "
+            "virtual tokens; the effective rank is that of their keys. A pair that no layer reads fills a place in "
+            "PEFT's layout.",
+        ),
     )
-    title = f"The first {top} of {len(pairs)} pairs" if len(pairs) > top else "Keys and values before each layer's"
-    return [title, *columns(rows), *wrapped(text)]
 
 
 _ROLES = {
@@ -231,22 +260,22 @@ _ROLES = {
 }
 
 
-def _changes(changes: tuple[TensorChange, ...], top: int) -> list[str]:
+def _changes(changes: tuple[TensorChange, ...], top: int) -> Iterator[Block]:
     changes = tuple(one for one in changes if one.role != "part" or one.change_norm is not None)
+    if not changes:
+        return
     ordered = sorted(changes, key=lambda one: (one.relative is None, -(one.relative or one.change_norm or one.norm)))
-    rows = [("tensor", "moved", "|change|", "|base|", "largest", "what it is")]
+    rows: list[tuple[str, ...]] = [("tensor", "moved", "|change|", "|base|", "largest", "what it is")]
     for one in ordered[:top]:
         numbers = (share(one.relative), number(one.change_norm), number(one.base_norm), number(one.largest))
         rows.append((short(one.name, 40), *numbers, _ROLES.get(one.role, one.role)))
-    if not changes:
-        return []
-    title = f"The {top} of {len(changes)} tensors that moved most" if len(changes) > top else "Tensors"
-    lines = [title, *_left_last(rows)]
+    sentences = []
     for one in changes:
         if one.most_moved:
             best = ", ".join(f"{token} ({share(value)})" for token, value in one.most_moved)
-            lines += wrapped(f"Tokens of {one.name} that moved most, by id: {best}.")
-    return lines
+            sentences.append(f"Tokens of {one.name} that moved most, by id: {best}.")
+    title = f"The {top} of {len(changes)} tensors that moved most" if len(changes) > top else "Tensors"
+    yield Block(title=title, rows=tuple(rows), text_last="yes", sentences=tuple(sentences))
 
 
 def _barely(seen: Inspection) -> list[str]:
@@ -254,7 +283,7 @@ def _barely(seen: Inspection) -> list[str]:
     if not names:
         return []
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    return wrapped(f"Barely moved, less than a tenth of the median of their kind: {shown}.")
+    return [f"Barely moved, less than a tenth of the median of their kind: {shown}."]
 
 
 def _at_least(row: PromptRow) -> str:

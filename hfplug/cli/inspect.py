@@ -23,6 +23,7 @@ Any PEFT adapter will do, made with hfplug or not.
   hfplug inspect out/adapter
   hfplug inspect alice/flan-t5-small-summary-lora@v1 --base path/to/base --json
   hfplug inspect out/adapter --against nothing             the adapter alone
+  hfplug inspect out/adapter --plot heat.png --out seen    a picture; a page and the JSON
   hfplug inspect out/adapter out/another                   two of one base: did they learn the same?"""
 
 
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "top", type=int, default=20, help="rows of a table, those that moved most (default: 20)")
     add_flag(parser, "nearest", type=int, default=5, help="words shown for a virtual token (default: 5)")
     add_flag(parser, "json", action="store_true", help="print JSON, with every layer and every singular value")
+    add_flag(parser, "plot", metavar="FILE", type=Path, help="draw heat maps and bars into FILE.png or FILE.svg")
+    add_flag(parser, "out", metavar="DIR", type=Path, help="write a page and the JSON into a new folder")
     add_flag(parser, "offline", action="store_const", const="on", default="auto", help="ask no Hub: the cache only")
 
 
@@ -51,13 +54,19 @@ def run(parsed: argparse.Namespace) -> int:
     from hfplug.adapters.inspect_pair_table import render_pair
     from hfplug.adapters.inspect_table import render_inspection
     from hfplug.adapters.inspection import inspect_adapter
+    from hfplug.adapters.one_step import place_for
     from hfplug.cli.main import quieten_transformers
     from hfplug.errors import SettingError
 
     if parsed.top < 1:
         raise SettingError(f"--top must be 1 or more, not {parsed.top}.")
+    if parsed.plot is not None:
+        from hfplug.comparison.inspect_plot import check_picture
+
+        check_picture(parsed.plot)
     quieten_transformers()
     folder = fetched(parsed.adapter, parsed.offline)
+    place = place_for(parsed.out, [folder]) if parsed.out is not None else None
     places = {"base": parsed.base, "revision": parsed.revision, "against": parsed.against, "offline": parsed.offline}
     seen: Inspection | Pair
     if parsed.other is None:
@@ -66,6 +75,14 @@ def run(parsed: argparse.Namespace) -> int:
     else:
         seen = inspect_pair(folder, fetched(parsed.other, parsed.offline), say=_say, **places)
         text = render_pair(seen, top=parsed.top)
+    if parsed.plot is not None:
+        from hfplug.comparison.inspect_plot import draw_picture
+
+        draw_picture(seen, parsed.plot)
+    if place is not None:
+        from hfplug.comparison.inspect_page import write_inspection
+
+        write_inspection(seen, place)
     _say("")
     print(json.dumps(seen.to_json(), indent=1) if parsed.json else text)
     return 0
