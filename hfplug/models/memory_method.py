@@ -25,7 +25,7 @@ from hfplug.models.base import Base
 from hfplug.models.memory import tensor_bytes, weight_bytes
 from hfplug.models.memory_optimizers import DEFAULT_OPTIMIZER, StateBytes, find_optimizer, state_bytes
 from hfplug.models.memory_shapes import fake_model, shape_model
-from hfplug.models.memory_step import Loss, Shapes, batch_shapes, model_loss, step_bytes
+from hfplug.models.memory_step import Loss, Shapes, StepBytes, batch_shapes, model_loss, peak_by_rows, step_bytes
 from hfplug.models.tryout import first_line
 
 TERMS = {
@@ -138,6 +138,7 @@ class Planned:
         self, base: Base, task_type: str, method: TuningMethod, settings: StepSettings, *, loss: Loss = model_loss
     ) -> None:
         self.method, self.settings, self.task_type, self.loss = method, settings, task_type, loss
+        self._steps: dict[int, StepBytes] = {}
         with self._one_sentence():
             self._make(base)
 
@@ -163,17 +164,7 @@ class Planned:
         Raises:
             MethodError: the step cannot be run at these settings.
         """
-        settings = self.settings
-        given = shapes or batch_shapes(self.task_type, batch or settings.batch, settings.length, settings.target_length)
-        with self._one_sentence():
-            step = step_bytes(
-                self.model,
-                self.mode,
-                given,
-                loss=self.loss,
-                checkpointing=settings.checkpointing,
-                accumulation=settings.accumulation,
-            )
+        step = self.step(shapes, batch=batch)
         rest = max(step.peak, step.gradients + self.optimizer.temporary) - step.gradients
         activations = min(step.saved, rest)
         return MethodMemory(
@@ -188,6 +179,35 @@ class Planned:
             trainable_parameters=self.trainable,
             adapter_bytes=self.adapter,
         )
+
+    def step(self, shapes: Shapes | None = None, *, batch: int | None = None) -> StepBytes:
+        """The passes of a step alone; as :meth:`memory`. The last one of each batch is remembered."""
+        settings = self.settings
+        rows = batch or settings.batch
+        if shapes is None and rows in self._steps:
+            return self._steps[rows]
+        given = shapes or batch_shapes(self.task_type, rows, settings.length, settings.target_length)
+        with self._one_sentence():
+            step = step_bytes(
+                self.model,
+                self.mode,
+                given,
+                loss=self.loss,
+                checkpointing=settings.checkpointing,
+                accumulation=settings.accumulation,
+            )
+        if shapes is None:
+            self._steps[rows] = step
+        return step
+
+    def peak_by_rows(self) -> Callable[[int], int]:
+        """The peak at any number of rows, in bytes, of all but weights and states."""
+        rows = max(2, self.settings.batch)
+        passes = peak_by_rows(self.step(batch=rows), self.step(batch=2 * rows), rows)
+        if passes is None:  # not the same operations: each batch is run
+            passes = lambda count: self.step(batch=count).peak  # noqa: E731
+        update = self.step(batch=rows).gradients + self.optimizer.temporary
+        return lambda count: max(passes(count), update)
 
     @contextlib.contextmanager
     def _one_sentence(self) -> Iterator[None]:
@@ -236,8 +256,8 @@ def corrected(memory: MethodMemory, measured: int) -> tuple[MethodMemory, float]
 def largest_batch(peak_of: Callable[[int], int], batch: int, room: int) -> int:
     """The most rows whose peak is no more than the room there is.
 
-    The peak grows by the same for each row as long as the passes are what sets it, so a line through two batches leads
-    to the answer, and the answer is then tried.
+    The peak grows by the same for each row as long as one moment of the step sets it, so a line through two batches
+    leads to the answer, and the answer is then tried.
 
     Args:
         peak_of: Rows to the peak in bytes.
@@ -273,14 +293,11 @@ def fitted(ready: Planned, memory: MethodMemory, room: int, factor: float) -> Me
         room: Bytes that tensors may take.
         factor: By what a probe corrected activations and temporary buffers.
     """
-    known = {ready.settings.batch: memory.peak}
+    known = memory.weights + memory.gradients + memory.optimizer_states
+    held = ready.peak_by_rows()
 
     def peak_of(rows: int) -> int:
-        if rows not in known:
-            found = ready.memory(batch=rows)
-            rest = found.activations + found.temporary
-            known[rows] = found.peak - rest + round(rest * factor)
-        return known[rows]
+        return known + round((held(rows) - memory.gradients) * factor)
 
     return dataclasses.replace(
         memory, fits=memory.peak <= room, largest_batch=largest_batch(peak_of, ready.settings.batch, room)

@@ -32,11 +32,38 @@ class StepBytes:
         gradients: Bytes of all gradients at its end.
         saved: Bytes that are held when the forward pass is over: what the backward pass needs.
         peak: The most bytes that are held at once, gradients among them.
+        timeline: Bytes that are held after each operation.
     """
 
     gradients: int
     saved: int
     peak: int
+    timeline: tuple[int, ...] = ()
+
+
+def peak_by_rows(here: StepBytes, there: StepBytes, rows: int) -> Callable[[int], int] | None:
+    """The peak of a step at any number of rows, from the same step at ``rows`` and at twice as many.
+
+    The same operations run at any batch, and each makes tensors that are a fixed part and a part for each row. So after
+    each operation the bytes held are a line over the rows, which two points give, and the peak is the highest line.
+
+    Args:
+        here: The step at ``rows`` rows.
+        there: The step at ``2 * rows``.
+        rows: 2 or more: a batch of one row is broadcast where larger ones are not.
+
+    Returns:
+        Rows to bytes; None if the two steps did not run the same operations.
+    """
+    if len(here.timeline) != len(there.timeline) or not here.timeline:
+        return None
+    first = torch.tensor(here.timeline, dtype=torch.float64)
+    slope = (torch.tensor(there.timeline, dtype=torch.float64) - first) / rows
+
+    def peak(count: int) -> int:
+        return int((first + slope * (count - rows)).max().round())
+
+    return peak
 
 
 def batch_shapes(task_type: str, batch: int, length: int, target_length: int) -> dict[str, tuple[int, ...]]:
@@ -104,7 +131,7 @@ def step_bytes(
             for name, value in shapes.items()
         }
         known = [*weight_tensors(model), *(one for one in batch.values() if isinstance(one, torch.Tensor))]
-        memory = TensorMemory(known)
+        memory = TensorMemory(known, timeline="kept")
         saved = 0
         # The second batch of a step finds the gradients of the first: that is as bad as it gets.
         for _ in range(min(accumulation, 2)):
@@ -117,7 +144,7 @@ def step_bytes(
     gradients = tensor_bytes(one.grad for one in model.parameters() if one.grad is not None)
     for one in model.parameters():
         one.grad = None
-    return StepBytes(gradients=gradients, saved=saved, peak=memory.peak)
+    return StepBytes(gradients=gradients, saved=saved, peak=memory.peak, timeline=tuple(memory.timeline))
 
 
 def set_checkpointing(model: Any, state: Literal["on", "off"]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,16 +22,20 @@ class TensorMemory(TorchDispatchMode):
 
     Args:
         known: Tensors that exist already and are counted elsewhere (the weights, the optimiser's states).
+        timeline: ``"kept"`` notes what is live after every operation, a number for each.
 
     Attributes:
         live: Bytes held now by storages made since it was entered.
         peak: The most that ``live`` has been since it was made or :meth:`restart_peak` was called.
+        timeline: ``live`` after each operation, if it was asked for.
     """
 
-    def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(self, known: Iterable[torch.Tensor] = (), *, timeline: Literal["kept", "dropped"] = "dropped") -> None:
         super().__init__()
         self.live = 0
         self.peak = 0
+        self.timeline: list[int] = []
+        self._keep_timeline = timeline == "kept"
         self._elsewhere = {local_part(tensor).untyped_storage()._cdata for tensor in known}
         self._followed: dict[int, Any] = {}
 
@@ -70,4 +74,6 @@ class TensorMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.follow(item for item in tree_iter(result) if isinstance(item, torch.Tensor))
+        if self._keep_timeline:
+            self.timeline.append(self.live)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -51,7 +52,9 @@ def bases(tmp_path_factory):
 @pytest.fixture
 def config_alone(tmp_path):
     """A folder that holds a Llama's configuration and no weights."""
-    CONFIGS["llama"][0].save_pretrained(tmp_path)
+    config = copy.deepcopy(CONFIGS["llama"][0])
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -170,6 +173,18 @@ def test_the_largest_batch_fits_and_one_more_does_not(config_alone):
     most = plan.methods[0].largest_batch
     ready = Planned(resolve_base(config_alone), CAUSAL, get_method("lora")(), plan.settings)
     assert ready.memory(batch=most).peak <= device.usable < ready.memory(batch=most + 1).peak
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("method", ["full", "lora", "prefix_tuning"])
+def test_the_peak_of_any_batch_follows_from_two(bases, name, method):
+    kind = CONFIGS[name][1]
+    settings = StepSettings(batch=2, length=16, target_length=8)
+    ready = Planned(resolve_base(bases[name]), kind, get_method(method)(), settings)
+    peak = ready.peak_by_rows()
+    for rows in (3, 64):
+        memory = ready.memory(batch=rows)
+        assert peak(rows) == memory.peak - memory.weights - memory.optimizer_states
 
 
 @pytest.mark.parametrize(("room", "rows"), [(99, 0), (110, 1), (119, 1), (120, 2), (1100, 100), (10**9, 1_000_000)])
