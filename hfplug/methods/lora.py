@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# State-space kernels read these weights instead of calling the layers, so that an adapter there would be left out on a
-# GPU; PEFT refuses the first.
-_READ_DIRECTLY = {"out_proj", "dt_proj"}
 GROUPS = ("attention", "query", "key_value", "value", "feed_forward", "all-linear")
 INITIALISATIONS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "mica", "loftq")
 # Started by hfplug.methods.tuners.lora_start, the first three with what they started from kept beside: rank 2r.
@@ -170,23 +167,19 @@ class Lora(TuningMethod):
 def _targets(method: Lora, anatomy: AnatomyView) -> Any:
     """The layers that the settings ask for, as the shortest names that mean just them.
 
-    An architecture whose attention is not made of modules that say so gets PEFT's own choice, if it has one, or else
-    the other linear layers of its blocks (Mamba's, or XLNet's feed-forward part).
+    Blocks without attention get it on their mixer (linear attention, a state-space model), and a model that has neither
+    on the other linear layers of its blocks (XLNet's feed-forward part).
 
     Raises:
         MethodError: if a group is empty on this model, or a name matches no layer.
     """
-    if method.target_modules == ("attention",) and not anatomy.attention:
-        if _peft_knows(anatomy.model_type):
-            return None
-        instead = tuple(name for name in anatomy.feed_forward if name.rpartition(".")[2] not in _READ_DIRECTLY)
-        if instead:
-            logger.warning(
-                "%s: this %s model has no attention layers, so it goes on the linear layers of its blocks.",
-                method.name,
-                anatomy.model_type,
-            )
-            return shortest_names(instead, anatomy.modules)
+    if method.target_modules == ("attention",) and not (anatomy.attention or anatomy.mixer) and anatomy.feed_forward:
+        logger.warning(
+            "%s: this %s model has no attention layers, so it goes on the linear layers of its blocks.",
+            method.name,
+            anatomy.model_type,
+        )
+        return shortest_names(anatomy.feed_forward, anatomy.modules)
     wanted: dict[str, None] = {}
     for item in method.target_modules or ("attention",):
         found = matching_layers(item, anatomy)
@@ -203,16 +196,11 @@ def _targets(method: Lora, anatomy: AnatomyView) -> Any:
     return shortest_names(tuple(wanted), anatomy.modules)
 
 
-def _peft_knows(model_type: str) -> bool:
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-
-    return model_type in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-
-
 def matching_layers(item: str, anatomy: AnatomyView) -> tuple[str, ...]:
     """The modules that a group, a name or the ending of a name means; none if it means none."""
+    mixing = {*anatomy.attention, *anatomy.mixer}
     groups = {
-        "attention": anatomy.attention,
+        "attention": tuple(name for name in anatomy.linear if name in mixing),
         "query": query_layers(anatomy),
         "key_value": anatomy.key_value,
         "value": value_layers(anatomy),

@@ -1,12 +1,12 @@
 """Where attention, feed-forward, embeddings and head sit in a transformers model.
 
-A method is told where things are by an :class:`Anatomy`, read off the modules themselves: a linear layer
-belongs to the attention if the module that holds it is an attention module. No table of architectures.
+A method is told where things are by an :class:`Anatomy`. It is found by running the model once on a few tokens
+(:mod:`hfplug.models.trace`, on ``meta`` too) and sorting its layers by what they did (:mod:`hfplug.models.parts`),
+not by a table of architectures.
 """
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,20 +16,21 @@ from torch import nn
 
 from hfplug.methods.method import HEADS_OF_PEFT
 from hfplug.models.layout import (
-    attention_module,
     attention_outputs,
     bias_layers,
+    block_of,
     block_stacks,
     feed_forward_blocks,
+    feed_forward_inputs,
     feed_forward_outputs,
     is_inside,
-    is_linear,
     key_value_layers,
+    linear_shape,
     norm_layers,
     weighted_layers,
 )
-
-_ROUTER = re.compile(r"(^|\.)(gate|router|wg|shared_expert_gate)(\.|$)|router", re.IGNORECASE)
+from hfplug.models.parts import Parts, in_state_space_mixer, read_parts
+from hfplug.models.trace import Trace, trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +45,35 @@ class Anatomy:
         embedding_rows: Rows of the input embedding, those of padding at its end included.
         embeddings: Modules that hold the input embedding's weight, itself first: with tied weights the encoder's, the
             decoder's and the output layer too.
-        output_embeddings: The module that turns vectors into scores of ids, or an empty name.
         width: Numbers that a block gives a token; with factorised embeddings (ALBERT) not the embedding's.
         layers: Number of blocks (of the encoder plus the decoder, as far as the configuration tells).
         attention_heads: Heads a layer.
-        attention: Linear layers of attention modules.
-        feed_forward: Linear layers of the repeated blocks that are neither attention nor a router.
-        linear: All linear layers but the output head and new modules.
+        attention: Linear layers of attention.
+        query: Those of ``attention`` that make queries; a fused layer is here and among keys and values.
+        key: Those that make keys.
+        value: Those that make values.
+        mixer: Linear layers that bring positions together otherwise: linear attention, state-space mixers.
+        feed_forward: Linear layers of the repeated blocks that are neither attention, mixer nor router.
+        feed_forward_input: Those of ``feed_forward`` that lead away from the width of the model: up, and gate.
+        experts: Those of ``feed_forward`` that are in one of many alike modules that a router chooses from.
+        expert_tensors: Full names of parameters that hold the matrices of all experts of a block.
+        routers: Modules that choose among experts.
+        linear: All linear layers that an adapter can be put on, but the output head and new modules.
+        left_out: Linear layers that no adapter can be put on, and why: pairs of a name and a reason.
         key_value: Those of ``attention`` that make keys or values, fused ones included.
         attention_output: Those of ``attention`` that lead back to the width of the model, one an attention module.
         feed_forward_output: Those of ``feed_forward`` that lead back to the width of the model, one a block.
         feed_forward_block: Modules that are the whole feed-forward part of a block, where one module is.
         blocks: The numbered blocks of each stack, the decoder's last.
+        encoder: The numbered blocks of the encoder, if there is an encoder beside a decoder.
+        decoder: Those of the decoder; of a model that is an encoder or a decoder alone, all blocks.
+        input_embeddings: The module that turns ids into vectors, or an empty name.
+        output_embeddings: The module that turns vectors into scores of ids, or an empty name.
+        tied: Whether these two share one weight.
+        head: Modules that turn what the backbone gives into the task's answer.
+        quantised: Linear layers that are held in 4 bits.
+        read_by: ``"run"`` if the model ran to its end, else why it stopped: what it had not reached by then is judged
+            by structure and names.
         weighted: Modules that hold weights themselves, the outermost where one holds another.
         norms: Normalisation layers with weights.
         biases: Layers that add a trained vector to their output.
@@ -75,12 +93,20 @@ class Anatomy:
     embedding_size: int
     embedding_rows: int
     embeddings: tuple[str, ...]
-    output_embeddings: str
     width: int
     layers: int
     attention_heads: int
     attention: tuple[str, ...]
+    query: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    value: tuple[str, ...] = ()
+    mixer: tuple[str, ...] = ()
     feed_forward: tuple[str, ...]
+    feed_forward_input: tuple[str, ...] = ()
+    experts: tuple[str, ...] = ()
+    expert_tensors: tuple[str, ...] = ()
+    routers: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
     linear: tuple[str, ...]
     key_value: tuple[str, ...]
     attention_output: tuple[str, ...]
@@ -92,6 +118,14 @@ class Anatomy:
     biases: tuple[str, ...]
     transposed: tuple[str, ...]
     modules: tuple[str, ...]
+    encoder: tuple[str, ...] = ()
+    decoder: tuple[str, ...] = ()
+    input_embeddings: str = ""
+    output_embeddings: str = ""
+    tied: bool = False
+    head: tuple[str, ...] = ()
+    quantised: tuple[str, ...] = ()
+    read_by: str = "run"
     encoder_decoder: bool = False
     new_modules: tuple[str, ...] = ()
     tokenizer_source: str | None = None
@@ -129,48 +163,98 @@ def read_anatomy(
     """
     modules = dict(model.named_modules())
     new = new_modules(model, task_type, missing_keys)
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    linear = tuple(
-        name
-        for name, module in modules.items()
-        if is_linear(module) and module is not output and not is_inside(name, new)
-    )
-    attention = tuple(name for name in linear if attention_module(name, modules))
-    in_blocks = [name for name in linear if any(part.isdigit() for part in name.split("."))]
-    feed_forward = tuple(name for name in in_blocks if name not in set(attention) and not _ROUTER.search(name))
     config: Any = model.config
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     width = _width(model, text_config)
+    seen = trace(model)
+    parts = read_parts(model, modules, seen, new, width)
+    stacks = tuple(stack for stack in block_stacks(modules) if any(seen.runs_within(block) for block in stack))
+    encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     return Anatomy(
         model_type=config.model_type,
         task_type=task_type,
         parameters=count_parameters(model),
         width=width,
         embedding_size=_embedding_size(model, text_config),
-        embedding_rows=_embedding_rows(model),
-        embeddings=_embedding_holders(model),
-        output_embeddings=next((name for name, module in modules.items() if module is output), ""),
         layers=_first_int(text_config, "num_hidden_layers", "num_layers", "n_layer", default=1),
         attention_heads=_first_int(text_config, "num_attention_heads", "num_heads", "n_head", default=1),
-        attention=attention,
-        feed_forward=feed_forward,
-        linear=linear,
-        key_value=key_value_layers(attention),
-        attention_output=attention_outputs(attention, modules, width),
-        feed_forward_output=feed_forward_outputs(feed_forward, modules, width),
-        feed_forward_block=feed_forward_blocks(modules),
-        blocks=block_stacks(modules),
-        weighted=weighted_layers(modules),
-        norms=norm_layers(modules, new),
-        biases=bias_layers(modules, new),
-        transposed=tuple(name for name in linear if type(modules[name]).__name__ == "Conv1D"),
+        attention=parts.attention,
+        query=parts.query,
+        key=parts.key,
+        value=parts.value,
+        mixer=parts.mixer,
+        feed_forward=parts.feed_forward,
+        feed_forward_input=feed_forward_inputs(parts.feed_forward, modules, width),
+        experts=parts.experts,
+        expert_tensors=parts.expert_tensors,
+        routers=parts.routers,
+        left_out=tuple(parts.left_out.items()),
+        linear=parts.linear,
+        key_value=_key_value(parts, modules, width),
+        attention_output=parts.attention_output or attention_outputs(parts.attention, modules, width),
+        feed_forward_output=feed_forward_outputs(parts.feed_forward, modules, width),
+        feed_forward_block=tuple(name for name in feed_forward_blocks(modules) if seen.runs_within(name)),
+        blocks=stacks,
+        encoder=stacks[0] if encoder_decoder and len(stacks) > 1 else (),
+        decoder=stacks[-1] if stacks else (),
+        weighted=tuple(name for name in weighted_layers(modules) if seen.runs(name)),
+        norms=tuple(name for name in norm_layers(modules, new) if _is_trained_norm(name, modules, seen)),
+        biases=tuple(name for name in bias_layers(modules, new) if _is_trained_bias(name, seen)),
+        transposed=tuple(name for name in parts.linear if type(modules[name]).__name__ == "Conv1D"),
         modules=tuple(name for name in modules if name),
-        encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+        quantised=tuple(name for name in modules if hasattr(getattr(modules[name], "weight", None), "quant_state")),
+        read_by="run" if seen.ended == "whole" else seen.ended,
+        encoder_decoder=encoder_decoder,
         new_modules=new,
         tokenizer_source=tokenizer_source,
         revision=revision,
         cache_reader=_cache_reader(weakref.ref(model)),
+        **_ends(model, modules, new),
     )
+
+
+def _ends(model: Any, modules: dict[str, nn.Module], new: tuple[str, ...]) -> dict[str, Any]:
+    """Where ids go in and answers come out."""
+    names = {id(module): name for name, module in modules.items()}
+    first = _called(model, "get_input_embeddings")
+    last = _called(model, "get_output_embeddings")
+    output = names.get(id(last), "")
+    return {
+        "input_embeddings": names.get(id(first), ""),
+        "embedding_rows": _embedding_rows(model),
+        "embeddings": _embedding_holders(model),
+        "output_embeddings": output,
+        "tied": last is not None and getattr(last, "weight", None) is getattr(first, "weight", last),
+        "head": (output,) if output else tuple(name for name in new if "." not in name),
+    }
+
+
+def _called(model: Any, question: str) -> Any:
+    try:
+        return getattr(model, question)()
+    except (AttributeError, NotImplementedError):  # a model without embeddings of its own says so by raising
+        return None
+
+
+def _key_value(parts: Parts, modules: dict[str, nn.Module], width: int) -> tuple[str, ...]:
+    """What makes keys or values; where the run did not show it, what is called so; of a mixer what leads into it."""
+    both = {*parts.key, *parts.value}
+    known = {block_of(name) for name in both}
+    both |= set(key_value_layers(tuple(name for name in parts.attention if block_of(name) not in known)))
+    into = tuple(name for name in parts.mixer if linear_shape(modules[name])[0] == width)
+    both |= set(key_value_layers(into) or into)
+    both -= set(parts.attention_output)  # with several residual streams (DeepSeek V4) all is weighed with all
+    return tuple(name for name in parts.linear if name in both)
+
+
+def _is_trained_norm(name: str, modules: dict[str, nn.Module], seen: Trace) -> bool:
+    if f"{name}.weight" in seen.read_directly or in_state_space_mixer(name, modules):
+        return False  # a copy of the layer would not be seen
+    return seen.learns(name)
+
+
+def _is_trained_bias(name: str, seen: Trace) -> bool:
+    return seen.learns(name) or f"{name}.bias" in seen.read_directly
 
 
 def _cache_reader(model: weakref.ref[nn.Module]) -> Callable[[], tuple[Any, ...]]:
@@ -255,13 +339,6 @@ def _embedding_holders(model: nn.Module) -> tuple[str, ...]:
 
 def _embedding_weight(model: nn.Module) -> Any:
     return getattr(_called(model, "get_input_embeddings"), "weight", None)
-
-
-def _called(model: Any, question: str) -> Any:
-    try:
-        return getattr(model, question)()
-    except (AttributeError, NotImplementedError):  # a model without embeddings of its own says so by raising
-        return None
 
 
 def _first_int(config: Any, *names: str, default: int) -> int:

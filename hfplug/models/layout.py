@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_ATTENTION = re.compile(r"(attn|attention)(?!.*(norm|connection))", re.IGNORECASE)
+# Classes of whole blocks that are called after their attention.
+_BLOCK = re.compile(r"(Decoder|Encoder)Layer$")
 _KEY_VALUE = {"k", "v", "kv", "qkv", "wk", "wv", "wkv", "wqkv", "key", "value", "keys", "values"}
 # They add their bias to another dimension than the last.
 _CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
@@ -44,7 +46,8 @@ def attention_module(name: str, modules: Modules) -> str | None:
         holder = modules[".".join(parts[:end])]
         if parts[end - 1].isdigit() or hasattr(holder, "config_class"):
             continue  # a block, or a whole model: it holds more than attention
-        if _ATTENTION.search(parts[end - 1]) or _ATTENTION.search(type(holder).__name__):
+        kind = type(holder).__name__
+        if _ATTENTION.search(parts[end - 1]) or (_ATTENTION.search(kind) and not _BLOCK.search(kind)):
             return ".".join(parts[:end])
     return None
 
@@ -67,17 +70,19 @@ def attention_outputs(attention: tuple[str, ...], modules: Modules, width: int) 
 
 def feed_forward_outputs(names: tuple[str, ...], modules: Modules, width: int) -> tuple[str, ...]:
     """Of the linear layers of each block the one that narrows to the model's width, else the last of that width."""
-    found: dict[str, str] = {}
-    narrowing: set[str] = set()
+    found: dict[str, tuple[int, str]] = {}
     for name in names:
         fed, given = linear_shape(modules[name])
-        block = block_of(name)
-        if given != width or (block in narrowing and fed == given):
-            continue
-        found[block] = name
-        if fed != given:
-            narrowing.add(block)
-    return tuple(found.values())
+        rank = 2 if fed > given else 0 if fed == given else 1
+        if given == width and rank >= found.get(block_of(name), (0, ""))[0]:
+            found[block_of(name)] = (rank, name)
+    return tuple(name for _, name in found.values())
+
+
+def feed_forward_inputs(names: tuple[str, ...], modules: Modules, width: int) -> tuple[str, ...]:
+    """Of the linear layers of each block those that take the model's width and give another number: up, and gate."""
+    shapes = {name: linear_shape(modules[name]) for name in names}
+    return tuple(name for name, (fed, given) in shapes.items() if fed == width and given != width)
 
 
 def feed_forward_blocks(modules: Modules) -> tuple[str, ...]:

@@ -147,11 +147,16 @@ def ids_of_text(config: Any) -> list[int]:
     return [one for one in range(min(rows, 64)) if one not in special] or [0]
 
 
-def few_tokens(model: Any) -> dict[str, torch.Tensor]:
-    """A row of a few ids that stand for text, with its end where a classifier looks for one."""
+def few_tokens(model: Any, count: int = _TOKENS) -> dict[str, torch.Tensor]:
+    """A row of a few ids that stand for text, with its end where a classifier looks for one.
+
+    Args:
+        model: A transformers model.
+        count: How many.
+    """
     config: Any = model.config.get_text_config()
     rows = int(getattr(config, "vocab_size", None) or 64)
-    ids = ids_of_text(model.config)[-_TOKENS:]
+    ids = ids_of_text(model.config)[-count:]
     end = getattr(config, "eos_token_id", None)
     writes = getattr(model.config, "is_encoder_decoder", False)
     if writes and isinstance(end, int) and end < rows:

@@ -1,0 +1,361 @@
+"""What happens in a model when a few tokens go through it: which layers are called, with what, and what feeds what.
+
+Hooks on the layers note each call. In between, a mode of torch sees every function, so that each tensor carries a mark:
+the layers that it was made from. From the marks follows what no name tells: the layers whose outputs are compared with
+each other and go through a softmax are queries and keys; what is weighted by the result are values; what a top-k is
+taken of is a router. Then a gradient goes back from the answer, and each layer that it arrives at is noted: one that
+only chooses positions or experts gets none, so nothing could be trained on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from hfplug.models.layout import block_of, is_inside, is_linear, linear_shape
+from hfplug.models.tryout import few_tokens, first_line, on_meta
+from hfplug.models.undisturbed import undisturbed
+
+# Enough for layers that bring some tokens together before they do anything.
+_TOKENS = 16
+# Numbers in names: of blocks, and of the experts in a block.
+_NUMBER = re.compile(r"(?<=[._])\d+(?=\.|$)")
+_PRODUCTS = {"matmul", "bmm", "einsum", "baddbmm", "__matmul__", "__rmatmul__"}
+_CHOICES = {"topk", "argmax"}
+_RUNNING_SUMS = {"cumsum", "cumprod", "conv1d", "fft", "rfft", "conv2d"}
+# What a model that branches on its data is told on ``meta``, where there are none: that a mask hides nothing, and that
+# rows have one end.
+_ANSWERS: dict[str, Any] = {
+    "__bool__": lambda tensor: True,
+    "item": lambda tensor: 1,
+    "__int__": lambda tensor: 1,
+    "__index__": lambda tensor: 1,
+    "__float__": lambda tensor: 1.0,
+    "unique_consecutive": lambda tensor: tensor,
+}
+
+
+class Mark(NamedTuple):
+    """Where a tensor comes from.
+
+    Attributes:
+        sources: The layers that it was made from, back to the last layer on each way.
+        compared: If it holds products of two such tensors: the sources of both.
+        weighs: Whether it is a softmax of such products: what says how much of each position is taken.
+        attended: Whether positions were weighed to make it.
+    """
+
+    sources: frozenset[str] = frozenset()
+    compared: tuple[frozenset[str], frozenset[str]] | None = None
+    weighs: bool = False
+    attended: bool = False
+
+
+@dataclass(kw_only=True)
+class Trace:
+    """What was seen in one run.
+
+    Attributes:
+        ended: ``"whole"``; or why the run stopped before its end, in the words of the model.
+        calls: For each module with weights of its own that was called, how often.
+        learning: Layers that a gradient arrives at; None if no gradient could be computed.
+        tuples: Layers that gave something else than one tensor (…, out) for one tensor (…, in).
+        fed_by: For each linear layer, the layers that its input was made from.
+        fed_attended: Linear layers whose input is what an attention made.
+        query: Layers that make queries, keys, and values, as they enter the comparison.
+        key: As above.
+        value: As above.
+        routers: Layers whose outputs choose among experts.
+        read_directly: Parameters that were used without calling the layer that holds them, by full name.
+        mixed: Layers whose outputs go into a convolution, a running sum or a product of two activations.
+    """
+
+    ended: str = "whole"
+    calls: dict[str, int] = field(default_factory=dict)
+    learning: set[str] | None = None
+    tuples: set[str] = field(default_factory=set)
+    fed_by: dict[str, set[str]] = field(default_factory=dict)
+    fed_attended: set[str] = field(default_factory=set)
+    query: set[str] = field(default_factory=set)
+    key: set[str] = field(default_factory=set)
+    value: set[str] = field(default_factory=set)
+    routers: set[str] = field(default_factory=set)
+    read_directly: set[str] = field(default_factory=set)
+    mixed: set[str] = field(default_factory=set)
+
+    def runs(self, name: str) -> bool:
+        """Whether a module with weights runs on text: it, or one of the experts beside it. Yes, if it is not known."""
+        return self.ended != "whole" or bool(self._alike(name) & self._called_alike)
+
+    def learns(self, name: str) -> bool:
+        """Whether a module with weights runs, and a gradient arrives at it. Yes, if it is not known."""
+        if not self.runs(name):
+            return False
+        return self.learning is None or bool(self._alike(name) & self._learning_alike)
+
+    def runs_within(self, name: str) -> bool:
+        """Whether a module, or one that lies in it, runs on text. Yes, if it is not known."""
+        return self.ended != "whole" or any(is_inside(one, (name,)) for one in self.calls)
+
+    @staticmethod
+    def _alike(name: str) -> set[str]:
+        """A name, and where it has two numbers the same with any number for the second, that of an expert."""
+        numbers = list(_NUMBER.finditer(name))
+        if len(numbers) < 2:
+            return {name}
+        return {f"{name[: numbers[-1].start()]}*{name[numbers[-1].end() :]}"}
+
+    @functools.cached_property
+    def _called_alike(self) -> set[str]:
+        return set().union(*map(self._alike, self.calls)) if self.calls else set()
+
+    @functools.cached_property
+    def _learning_alike(self) -> set[str]:
+        return set().union(*map(self._alike, self.learning)) if self.learning else set()
+
+
+def trace(model: nn.Module) -> Trace:
+    """Run a model once on a few tokens, and note what happens.
+
+    Args:
+        model: A transformers model, on any device, ``meta`` included. It is left as it was: its mode, its hooks, its
+            gradients, its buffers and the random numbers.
+
+    Returns:
+        What was seen, up to where the run ended.
+    """
+    seen = Trace()
+    flow = _Flow(model, seen)
+    with undisturbed(model), flow.hooked():
+        try:
+            inputs = few_tokens(model, _TOKENS)
+            if on_meta(model):
+                inputs.pop("attention_mask", None)  # whether all of it is ones is a question that meta cannot answer
+            with flow:
+                output = model(**inputs, **_no_cache(model))
+        except Exception as error:  # a model of any kind, on any device: what was seen until then is used
+            seen.ended = f"{type(error).__name__}: {first_line(error)}"
+        else:
+            seen.learning = flow.learning(output)
+    return seen
+
+
+def _no_cache(model: Any) -> dict[str, Any]:
+    import inspect
+
+    known = inspect.signature(model.forward).parameters
+    return {"use_cache": False} if "use_cache" in known else {}
+
+
+class _Flow(TorchFunctionMode):
+    """Marks each tensor with where it comes from, and writes down what follows from the marks."""
+
+    def __init__(self, model: nn.Module, seen: Trace) -> None:
+        super().__init__()
+        self.seen = seen
+        self.model = model
+        self.marks: Any = WeakIdKeyDictionary()
+        self.running: list[str] = []
+        self.starts: dict[str, list[torch.Tensor]] = {}
+        self.arrived: set[str] = set()
+        self.layers = {name: module for name, module in model.named_modules() if _is_layer(module)}
+        self.owners: dict[int, list[tuple[str, str]]] = {}
+        for name, module in model.named_modules():
+            for own, parameter in module.named_parameters(recurse=False):
+                self.owners.setdefault(id(parameter), []).append((name, own))
+
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator[None]:
+        """With hooks on every layer that holds weights."""
+        handles = []
+        try:
+            for name, module in self.model.named_modules():
+                if name not in self.layers and any(True for _ in module.parameters(recurse=False)):
+                    handles.append(module.register_forward_hook(self._count(name)))
+            for name, module in self.layers.items():
+                handles.append(module.register_forward_pre_hook(self._before(name)))
+                handles.append(module.register_forward_hook(self._after(name)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            self.running.append(name)
+            if is_linear(module):
+                mark = self._mark_of(_tensors(args))
+                self.seen.fed_by.setdefault(name, set()).update(mark.sources)
+                if mark.attended:
+                    self.seen.fed_attended.add(name)
+
+        return hook
+
+    def _count(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            self.seen.calls[name] = self.seen.calls.get(name, 0) + 1
+            return self._awaited(name, output)
+
+        return hook
+
+    def _after(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if self.running and self.running[-1] == name:
+                self.running.pop()
+            self.seen.calls[name] = self.seen.calls.get(name, 0) + 1
+            if is_linear(module):
+                if not _is_matrix_product(module, args, output):
+                    self.seen.tuples.add(name)
+            elif isinstance(module, nn.modules.conv._ConvNd):
+                self._mix(self._mark_of(_tensors(args)).sources)
+            elif all(parameter.dim() < 2 for parameter in module.parameters(recurse=False)):
+                return self._awaited(name, output)  # a norm: what comes out is from where it came
+            awaited = self._awaited(name, output)
+            for tensor in _tensors((output if awaited is None else awaited,)):
+                self.marks[tensor] = Mark(frozenset((name,)))
+            return awaited
+
+        return hook
+
+    def _awaited(self, name: str, output: Any) -> Any:
+        """Note a gradient that comes back to a layer's output; what to give on in its place, or None."""
+        if isinstance(output, torch.Tensor) and output.is_floating_point() and not output.requires_grad:
+            # Nothing before it is trained: it is where gradients end. Copied, as some models write into it.
+            start = output.detach().requires_grad_(True)
+            self.starts.setdefault(name, []).append(start)
+            return start.clone()
+        for tensor in _tensors((output,)):
+            if tensor.requires_grad:
+                tensor.register_hook(lambda gradient: self.arrived.add(name))
+        return None
+
+    def learning(self, output: Any) -> set[str] | None:
+        """The layers that a gradient arrives at from the answer, or None if there is none."""
+        values = output.items() if hasattr(output, "items") else ()
+        answers = [value for key, value in values if key.endswith("logits") and isinstance(value, torch.Tensor)]
+        starts = [one for many in self.starts.values() for one in many]
+        try:
+            total = torch.stack([one.float().square().mean() for one in answers]).sum()
+            given = torch.autograd.grad(total, starts, allow_unused=True)
+        except Exception:  # a model of any kind: then it is not known
+            return None
+        reached = {id(start) for start, gradient in zip(starts, given, strict=True) if gradient is not None}
+        first = {name for name, many in self.starts.items() if any(id(one) in reached for one in many)}
+        return first | self.arrived
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _ANSWERS and isinstance(args[0], torch.Tensor) and args[0].device.type == "meta":
+            return _ANSWERS[name](args[0])
+        result = func(*args, **kwargs)
+        given = _tensors((result,))
+        if not given:
+            return result
+        fed = _tensors((*args, *kwargs.values()))
+        mark = self._name(name, fed)
+        if mark.sources:
+            for tensor in given:
+                self.marks[tensor] = mark
+        return result
+
+    def _name(self, function: str, fed: list[torch.Tensor]) -> Mark:
+        """The mark of what a function gives; what the function says about its inputs is written down."""
+        for tensor in fed:
+            if isinstance(tensor, nn.Parameter):
+                self._note_parameter(tensor)
+        known = [self.marks[tensor] for tensor in fed if tensor in self.marks]
+        if not known:
+            return Mark()
+        if function == "scaled_dot_product_attention" and len(known) >= 3:
+            self._attend(known[0].sources, known[1].sources, known[2].sources)
+            return Mark(_union(known[:3]), attended=True)
+        mark = Mark(
+            _union(known),
+            compared=next((one.compared for one in known if one.compared), None),
+            weighs=any(one.weighs for one in known),
+            attended=any(one.attended for one in known),
+        )
+        if function in _CHOICES and mark.compared is None:
+            self._choose(mark)
+        if function == "softmax" and mark.compared is not None:
+            return mark._replace(weighs=True)
+        if function in _PRODUCTS and len(known) >= 2:
+            left, right = known[0], known[1]
+            if left.weighs != right.weighs:
+                weights, values = (left, right) if left.weighs else (right, left)
+                assert weights.compared is not None
+                query, key = weights.compared
+                self._attend(query, key, values.sources)
+                return Mark(mark.sources, attended=True)
+            self._mix(mark.sources)
+            return mark._replace(compared=(left.sources, right.sources))
+        if function in _RUNNING_SUMS:
+            self._mix(mark.sources)
+        return mark
+
+    def _choose(self, mark: Mark) -> None:
+        """A top-k inside a layer, or of the output of one layer, is a choice among experts."""
+        if self.running and not is_linear(self.layers[self.running[-1]]):
+            self.seen.routers.add(self.running[-1])
+        elif len(mark.sources) == 1:
+            self.seen.routers |= mark.sources
+
+    def _mix(self, sources: frozenset[str]) -> None:
+        """Positions are brought together; of the stream that runs past all blocks, that says nothing of one of them."""
+        blocks = {block_of(name) for name in sources}
+        if len(blocks) == 1 and "" not in blocks:
+            self.seen.mixed |= sources
+
+    def _attend(self, query: frozenset[str], key: frozenset[str], value: frozenset[str]) -> None:
+        self.seen.query |= query
+        self.seen.key |= key
+        self.seen.value |= value
+
+    def _note_parameter(self, parameter: nn.Parameter) -> None:
+        owners = self.owners.get(id(parameter), [])
+        if not any(owner in self.running for owner, _ in owners):
+            self.seen.read_directly.update(f"{owner}.{own}" for owner, own in owners if owner in self.layers)
+
+    def _mark_of(self, tensors: list[torch.Tensor]) -> Mark:
+        known = [self.marks[tensor] for tensor in tensors if tensor in self.marks]
+        return Mark(_union(known), attended=any(one.attended for one in known))
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module has weights of its own and nothing within it."""
+    return not any(True for _ in module.children()) and any(True for _ in module.parameters(recurse=False))
+
+
+def _is_matrix_product(module: nn.Module, args: tuple[Any, ...], output: Any) -> bool:
+    fed = args[0] if args else None
+    if not isinstance(output, torch.Tensor) or not isinstance(fed, torch.Tensor):
+        return False
+    into, out = linear_shape(module)
+    return (*fed.shape[:-1], fed.shape[-1]) == (*output.shape[:-1], into) and output.shape[-1] == out
+
+
+def _union(marks: list[Mark]) -> frozenset[str]:
+    if len(marks) == 1:
+        return marks[0].sources
+    return frozenset().union(*(mark.sources for mark in marks))
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    """The tensors in a tuple of arguments, and in lists and tuples among them."""
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += [one for one in value if isinstance(one, torch.Tensor)]
+    return found
