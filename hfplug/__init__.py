@@ -43,6 +43,7 @@ _PUBLIC = {
     "Lock": "hfplug.adapters.lock",
     "Lora": "hfplug.methods",
     "MemoryPlan": "hfplug.models.memory_plan",
+    "MergePlan": "hfplug.adapters.merge",
     "Merged": "hfplug.adapters.merge",
     "MethodArguments": "hfplug.training.arguments",
     "MethodError": "hfplug.errors",
@@ -101,9 +102,12 @@ _PUBLIC = {
     "make_collator": "hfplug.training.collate",
     "make_method_arguments": "hfplug.training.arguments",
     "merge_adapter": "hfplug.adapters.merge",
+    "merge_adapters": "hfplug.adapters.merge",
+    "merged_in_place": "hfplug.adapters.merge_loaded",
     "method_names": "hfplug.methods",
     "methods_for": "hfplug.models.applicable",
     "plan_memory": "hfplug.models.memory_plan",
+    "plan_merge": "hfplug.adapters.merge",
     "plug": "hfplug.training.plug",
     "preview_push": "hfplug.hub.push",
     "pull_adapter": "hfplug.hub.pull",
@@ -141,7 +145,11 @@ if TYPE_CHECKING:
     from hfplug.adapters.load import verify_adapter as verify_adapter
     from hfplug.adapters.lock import Lock as Lock
     from hfplug.adapters.merge import Merged as Merged
+    from hfplug.adapters.merge import MergePlan as MergePlan
     from hfplug.adapters.merge import merge_adapter as merge_adapter
+    from hfplug.adapters.merge import merge_adapters as merge_adapters
+    from hfplug.adapters.merge import plan_merge as plan_merge
+    from hfplug.adapters.merge_loaded import merged_in_place as merged_in_place
     from hfplug.adapters.probe import ProbeResult as ProbeResult
     from hfplug.adapters.record import Record as Record
     from hfplug.adapters.task import Task as Task

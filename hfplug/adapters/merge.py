@@ -1,8 +1,8 @@
 """Adapters into the base's weights, and the proof that the result answers as base and adapters did together.
 
-They go into the base's own files one by one (``merge_shards.py``), so that a base of any size needs the memory of one
-of them. What changes a weight that is tied to another one, or the base when it is loaded, is merged with the model in
-memory, in float32. A soft prompt is an input: there is nothing to merge it into.
+They go into the base's own files one by one, a tensor at a time (``merge_shards.py``), so that a base of any size needs
+the memory of its largest layer. What changes a weight that is tied to another one, or the base when it is loaded, is
+merged with the model in memory, in float32. A soft prompt is an input: there is nothing to merge it into.
 
 Whatever was trained over a base in 4 bits goes into the unquantised one by default, or into those 4 bits written out
 as full numbers, which is the base that it saw. Never into the 4 bits themselves: rounding the sum again would lose most
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,12 +27,13 @@ from hfplug.adapters.foreign import method_of, recipe_of
 from hfplug.adapters.load import find_base, find_tokenizer
 from hfplug.adapters.merge_combine import Combination, make_combination
 from hfplug.adapters.merge_job import Check, Into, Job, Merged, is_of_peft
+from hfplug.adapters.merge_plan import MergePlan
 from hfplug.adapters.one_step import built_at, place_for
 from hfplug.errors import AdapterError, MethodError, MismatchError
 from hfplug.methods import TuningMethod
 from hfplug.models.base import Base, read_task_type
 
-__all__ = ["Check", "Into", "Merged", "is_of_peft", "merge_adapter", "merge_adapters"]
+__all__ = ["Check", "Into", "MergePlan", "Merged", "is_of_peft", "merge_adapter", "merge_adapters", "plan_merge"]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 INTO = ("unquantised", "dequantised")
@@ -109,6 +110,7 @@ def merge_adapters(
     token: str | None = None,
     offline: Literal["auto", "on"] = "auto",
     trust_remote_code: bool = False,
+    announce: Callable[[MergePlan], object] | None = None,
 ) -> Merged:
     """Merge several adapters of one base into its weights, whatever methods made them.
 
@@ -122,6 +124,7 @@ def merge_adapters(
         density: The share of each difference that is kept, above 0 and up to 1; not for ``"linear"``.
         seed: Of the draws of DARE.
         names: What to call the adapters in the card; the names of their folders if None.
+        announce: Called with what is going to be done, before anything is loaded or written.
 
     Returns:
         As :func:`merge_adapter`; ``difference`` is to the same combination, made in memory of what PEFT merges.
@@ -130,13 +133,62 @@ def merge_adapters(
         HfplugError: As :func:`merge_adapter`; an ``AdapterError`` too if weights or density are off, a
             ``MismatchError`` if the adapters are not of one base, task type or tokenizer.
     """
+    options: dict[str, Any] = {
+        "weights": weights,
+        "combination": combination,
+        "density": density,
+        "seed": seed,
+        "names": names,
+    }
+    options |= {"base": base, "revision": revision, "trust_remote_code": trust_remote_code}
+    options |= {"dtype": dtype, "into": into, "check": check}
+    job, place = _prepare(adapters, out, {"token": token, "offline": offline}, **options)
+    with built_at(place, "The merged model") as building:
+        merged = job.build(building, place.name, announce)
+    return dataclasses.replace(merged, adapter=AdapterDir.open(out))
+
+
+def plan_merge(
+    adapters: Sequence[AdapterDir | str | os.PathLike[str]], out: str | os.PathLike[str], **options: Any
+) -> MergePlan:
+    """What :func:`merge_adapters` would do, without loading a weight or writing anything.
+
+    Args:
+        adapters, out, options: As for :func:`merge_adapters`.
+
+    Raises:
+        HfplugError: As :func:`merge_adapters`, as far as it can be known before it is done.
+    """
+    wanted = {**(merge_adapters.__kwdefaults__ or {}), **options}
+    wanted.pop("announce")
+    job, _ = _prepare(adapters, out, {name: wanted.pop(name) for name in ("token", "offline")}, **wanted)
+    return job.outline(job.plan())
+
+
+def _prepare(
+    adapters: Sequence[AdapterDir | str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    places: dict[str, Any],
+    *,
+    weights: Sequence[float] | None,
+    combination: str,
+    density: float | None,
+    seed: int,
+    names: Sequence[str] | None,
+    base: str | Path | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    dtype: str,
+    into: Into,
+    check: Check,
+) -> tuple[Job, Path]:
+    """The merge with all that can be refused beforehand refused, and its place."""
     opened = [one if isinstance(one, AdapterDir) else AdapterDir.open(one) for one in adapters]
     if not opened:
         raise AdapterError("There is no adapter to merge.", fix="Pass one or more.")
     combined = make_combination(combination, len(opened), weights, density, seed)
     methods = [_check_request(one, dtype, check, into) for one in opened]
     _refuse_several(combined, opened, into)
-    places: dict[str, Any] = {"token": token, "offline": offline}
     found = find_base(opened[0], base, revision, trust_remote_code=trust_remote_code, **places)
     place = place_for(out, [found.name, *(one.path for one in opened)])
     _refuse_quantised(found)
@@ -158,9 +210,7 @@ def merge_adapters(
         tokenizer=_common_tokenizer(opened, found, places),
         options=places,
     )
-    with built_at(place, "The merged model") as building:
-        merged = job.build(building, place.name)
-    return dataclasses.replace(merged, adapter=AdapterDir.open(out))
+    return job, place
 
 
 # ------------------------------------------------------------------------------------------------ refusals

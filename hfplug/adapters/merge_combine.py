@@ -81,6 +81,11 @@ class Combination:
             torch.manual_seed(self.seed * 1_000_003 + zlib.crc32(name.encode()))
             return function(differences, weights, density)
 
+    def __str__(self) -> str:
+        kept = "" if self.density is None else f", density {self.density:g}"
+        draws = f", seed {self.seed}" if self.kind.startswith("dare") else ""
+        return f"{self.kind}{kept}{draws}"
+
     def to_json(self) -> dict[str, Any]:
         """For the report."""
         return {"kind": self.kind, "weights": list(self.weights), "density": self.density, "seed": self.seed}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +23,9 @@ from hfplug.adapters.merge_check import compare_merged
 from hfplug.adapters.merge_combine import Combination
 from hfplug.adapters.merge_layout import Layout, lay_out
 from hfplug.adapters.merge_memory import combined_in_memory, merged_in_memory
+from hfplug.adapters.merge_plan import MergePlan
 from hfplug.adapters.merge_report import Story, write_documents
-from hfplug.adapters.merge_shards import Plan, Sums, plan_shards, write_config, write_shards
+from hfplug.adapters.merge_shards import Plan, Sums, plan_shards, size_of, write_config, write_shards
 from hfplug.adapters.one_step import refuse_full_disk
 from hfplug.adapters.probe import ProbeResult, compare_probe, make_probe
 from hfplug.adapters.put_on import LoadedBase, put_on
@@ -46,8 +48,8 @@ class Merged:
 
     Attributes:
         adapter: The folder: a whole model of transformers, with record, lock, task, report and card beside it.
-        way: ``"shards"``: file by file, without the model in memory; ``"memory"``: with it, by PEFT.
-        why_memory: Why it could not be done file by file; None if it was.
+        way: ``"shards"``: tensor by tensor, without the model in memory; ``"memory"``: with it, by PEFT.
+        why_memory: Why it could not be done tensor by tensor; None if it was.
         into: Which base it went into: ``"unquantised"`` or ``"dequantised"``.
         dtype: The number format of the merged weights.
         difference: The logits of the merged model against those of base and adapter; None if not asked for.
@@ -85,9 +87,17 @@ class Job:
     tokenizer: Any
     options: dict[str, Any]
 
-    def build(self, folder: Path, name: str) -> Merged:
-        """Fill ``folder`` and check it."""
-        plan = self._plan()
+    def build(self, folder: Path, name: str, announce: Callable[[MergePlan], object] | None = None) -> Merged:
+        """Fill ``folder`` and check it.
+
+        Args:
+            folder: An empty one.
+            name: What the model will be called.
+            announce: Called with what is going to be done, once that is known.
+        """
+        plan = self.plan()
+        if announce is not None:
+            announce(self.outline(plan))
         tuned = self._reference() if self.check == "logits" or isinstance(plan, str) else None
         probe, author = None, None
         if self.check == "logits":
@@ -124,13 +134,55 @@ class Job:
         tasks = [one.task for one in self.adapters]
         return tasks[0] if all(one == tasks[0] for one in tasks) else None
 
-    def _plan(self) -> Plan | str:
+    def outline(self, plan: Plan | str) -> MergePlan:
+        """What is going to be done, for people.
+
+        Args:
+            plan: From :meth:`plan`.
+        """
+        stored = self._files().dtype()
+        dtype = stored if self.dtype == "auto" else self.dtype
+        parameters = sum(file.stat().st_size for file in self._files().files) // getattr(torch, stored).itemsize
+        models = 1 if self.combination.is_one == "yes" else 2
+        loaded = isinstance(plan, str) or self.check == "logits"
+        weights = ", ".join(f"{one:g}" for one in self.combination.weights)
+        return MergePlan(
+            adapters=self.names,
+            methods=tuple(method.name for method in self.methods),
+            combination="" if self.combination.is_one == "yes" else f"{self.combination}, weights {weights}",
+            base=self.base.name,
+            into=self.into,
+            dtype=dtype,
+            way="memory" if isinstance(plan, str) else "shards",
+            why_memory=plan if isinstance(plan, str) else None,
+            changed=None if isinstance(plan, str) else len(plan.names) + len(plan.added),
+            files=None if isinstance(plan, str) else len(plan.files),
+            size=self._size(plan, dtype, parameters),
+            check=self.check,
+            memory=models * parameters * 4 if loaded else 0,
+        )
+
+    def _size(self, plan: Plan | str, dtype: str, parameters: int) -> int:
+        if isinstance(plan, str):
+            return parameters * getattr(torch, dtype).itemsize
+        return size_of(plan, self._wanted)
+
+    def _files(self) -> BaseFiles:
+        return find_files(self.base, **self.options)
+
+    @property
+    def _wanted(self) -> torch.dtype | None:
+        return None if self.dtype == "auto" else getattr(torch, self.dtype)
+
+    def plan(self) -> Plan | str:
+        """How the base's files become those of the merged model, or why that takes the model in memory."""
         plan: Plan | str = "the 4 bits have to be written out in full first"
         if self.into == "unquantised":
             plan = self._plan_shards()
         if isinstance(plan, str) and self.combination.is_one == "no":
             raise MethodError(
-                f"Several adapters, or one with a weight, are merged file by file only, which cannot be here: {plan}.",
+                "Several adapters, or one with a weight, are merged tensor by tensor only, which cannot be done here:"
+                f" {plan}.",
                 fix="Merge one adapter as it is; a second one trained on the same base can go into the result with"
                 " --base (base= in Python).",
             )
@@ -143,7 +195,7 @@ class Job:
             if isinstance(layout, str):
                 return layout
             layouts.append(layout)
-        files: BaseFiles = find_files(self.base, **self.options)
+        files = self._files()
         if self.check == "off":  # else put_on compares the loaded base
             for layout in layouts:
                 if layout.adapter.lock is not None:
@@ -190,10 +242,9 @@ class Job:
     # ------------------------------------------------------------------------------------------- writing
 
     def _write_shards(self, plan: Plan, folder: Path) -> tuple[str, dict[str, Sums]]:
-        refuse_full_disk(folder, sum(file.stat().st_size for file in plan.files), "The merged model")
-        wanted = None if self.dtype == "auto" else getattr(torch, self.dtype)
-        sums = write_shards(plan, folder, wanted)
-        write_config(plan, self.base, folder, wanted)
+        refuse_full_disk(folder, size_of(plan, self._wanted), "The merged model")
+        sums = write_shards(plan, folder, self._wanted)
+        write_config(plan, self.base, folder, self._wanted)
         self._copy_generation_config(folder)
         as_readable_as_the_rest(folder)
         return AdapterDir.open(folder).weight_dtype or self.dtype, sums
@@ -209,9 +260,11 @@ class Job:
 
     def _write_from_memory(self, tuned: Any, folder: Path) -> str:
         model = merged_in_memory(tuned, self.adapters[0])
-        stored = getattr(self.base.config, "dtype", None) or torch.float32
-        dtype = str(stored).removeprefix("torch.") if self.dtype == "auto" else self.dtype
+        dtype = self._files().dtype() if self.dtype == "auto" else self.dtype
         model.to(getattr(torch, dtype))
+        refuse_full_disk(
+            folder, sum(one.numel() * one.element_size() for one in model.parameters()), "The merged model"
+        )
         for name, parameter in model.named_parameters():
             if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
                 raise AdapterError(

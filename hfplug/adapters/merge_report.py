@@ -139,7 +139,7 @@ def _record(story: Story) -> Record:
 
 
 def _notes(merged: Merged, story: Story, licence: str | None) -> list[str]:
-    how = "file by file" if merged.way == "shards" else "in memory"
+    how = "tensor by tensor" if merged.way == "shards" else "in memory"
     combination = merged.combination
     if combination.is_one == "yes":
         first = (
@@ -150,9 +150,7 @@ def _notes(merged: Merged, story: Story, licence: str | None) -> list[str]:
             f"{name} ({method.name}) with weight {weight:g}"
             for name, method, weight in zip(story.names, story.methods, combination.weights, strict=True)
         )
-        kept = "" if combination.density is None else f", density {combination.density:g}"
-        draws = f", seed {combination.seed}" if combination.kind.startswith("dare") else ""
-        first = f"Merged into the base by {combination.kind}{kept}{draws}, in {merged.dtype}, {how}: {parts}."
+        first = f"Merged into the base by {combination}, in {merged.dtype}, {how}: {parts}."
     notes = [first]
     if merged.difference is not None:
         what = "base and adapter" if combination.is_one == "yes" else "the same combination made in memory"

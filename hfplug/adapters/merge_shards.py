@@ -1,4 +1,6 @@
-"""Adapters into the base's own files, one file at a time: a base of any size needs the memory of its largest file.
+"""Adapters into the base's own files, one tensor at a time: a base of any size needs the memory of its largest layer.
+
+(Besides, pages of one of its files are mapped, which the system takes back when it needs them.)
 
 Which of the base's tensors an adapter changes, and into what, is asked of PEFT one layer at a time
 (``merge_layout.py``), computed in float32 and rounded once (for LoRA, W + s * B A: Hu et al. 2021, section 4.1). Every
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from hfplug.adapters.files import CONFIG, WEIGHTS, WEIGHTS_INDEX
 from hfplug.adapters.merge_combine import Combination
 from hfplug.adapters.merge_layout import Layout, not_finite
 from hfplug.adapters.safetensors_header import read_header
+from hfplug.adapters.safetensors_writer import Entry, TensorWriter
 from hfplug.errors import AdapterError
 from hfplug.models.base import Base
 
@@ -67,7 +70,7 @@ def plan_shards(layouts: Sequence[Layout], combination: Combination, files: Base
         files: From :func:`find_files`.
 
     Returns:
-        The plan, or why it cannot be done file by file: then the whole model has to be in memory.
+        The plan, or why it cannot be done tensor by tensor: then the whole model has to be in memory.
 
     Raises:
         AdapterError: Two adapters bring a head of their own.
@@ -106,6 +109,18 @@ def plan_shards(layouts: Sequence[Layout], combination: Combination, files: Base
     )
 
 
+def size_of(plan: Plan, dtype: torch.dtype | None) -> int:
+    """Bytes of the tensors that :func:`write_shards` will write.
+
+    Args:
+        plan: From :func:`plan_shards`.
+        dtype: As for :func:`write_shards`.
+    """
+    extra = _added(plan, dtype)
+    entries = [*(one for file in plan.files for one in _Reader(plan, file).entries(dtype, {}).values())]
+    return sum(one.size for one in entries) + sum(one.numel() * one.element_size() for one in extra.values())
+
+
 def write_shards(plan: Plan, folder: Path, dtype: torch.dtype | None) -> dict[str, Sums]:
     """Write the merged weights, one file for each file of the base.
 
@@ -120,27 +135,29 @@ def write_shards(plan: Plan, folder: Path, dtype: torch.dtype | None) -> dict[st
     Raises:
         AdapterError: A number of the merged weights is not finite in that format.
     """
-    from safetensors.torch import save_file
-
     sums: dict[str, Sums] = {}
     total = 0
     extra = _added(plan, dtype)
     for number, file in enumerate(plan.files):
-        tensors: dict[str, torch.Tensor] = {}
-        for name, tensor, merged in _merged_tensors(plan, file):
-            wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            new = (tensor if merged is None else merged).to(wanted).contiguous()
-            if (merged is not None or wanted != tensor.dtype) and not bool(torch.isfinite(new).all()):
-                raise not_finite(name, str(wanted).removeprefix("torch."))
-            if merged is not None:
-                sums[name] = Sums(base=tensor_sha256(tensor), merged=tensor_sha256(new))
-            tensors[name] = new
-        if number == len(plan.files) - 1:
-            tensors.update(extra)
-            sums |= {name: Sums(base=None, merged=tensor_sha256(one)) for name, one in extra.items()}
-        total += sum(one.numel() * one.element_size() for one in tensors.values())
-        save_file(tensors, folder / _name_of(plan, file), metadata={"format": "pt"})
-        tensors.clear()
+        mine = extra if number == len(plan.files) - 1 else {}
+        with (
+            _Reader(plan, file) as reader,
+            TensorWriter(folder / _name_of(plan, file), reader.entries(dtype, mine)) as to,
+        ):
+            for name in to.names:
+                if name in mine:
+                    to.write(name, mine[name])
+                    sums[name] = Sums(base=None, merged=tensor_sha256(mine[name]))
+                    continue
+                tensor, merged = reader.read(name)
+                wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+                new = (tensor if merged is None else merged).to(wanted).contiguous()
+                if (merged is not None or wanted != tensor.dtype) and not bool(torch.isfinite(new).all()):
+                    raise not_finite(name, str(wanted).removeprefix("torch."))
+                if merged is not None:
+                    sums[name] = Sums(base=tensor_sha256(tensor), merged=tensor_sha256(new))
+                to.write(name, new)
+            total += to.size
     if plan.index is not None:
         weight_map = {**plan.index["weight_map"], **dict.fromkeys(extra, _name_of(plan, plan.files[-1]))}
         metadata = {**(plan.index.get("metadata") or {}), "total_size": total}
@@ -172,32 +189,54 @@ def write_config(plan: Plan, base: Base, folder: Path, dtype: torch.dtype | None
 # --------------------------------------------------------------------------------------------------- parts
 
 
-def _merged_tensors(plan: Plan, file: Path) -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None]]:
-    """Name, tensor, and what adapters make of it (None: nothing), of each tensor in one of the base's files."""
-    from safetensors import safe_open
+class _Reader:
+    """One of the base's files, and what the adapters make of its tensors."""
 
-    ready: dict[tuple[int, str], torch.Tensor] = {}  # merged with another tensor of the same layer
-    with ExitStack() as stack:
-        opened: dict[Path, Any] = {file: stack.enter_context(safe_open(file, framework="pt"))}
+    def __init__(self, plan: Plan, file: Path) -> None:
+        self._plan, self._file = plan, file
+        self._opened: dict[Path, Any] = {}
+        self._stack = ExitStack()
+        self._ready: dict[tuple[int, str], torch.Tensor] = {}  # merged with another tensor of the same layer
 
-        def read(name: str) -> torch.Tensor:
-            place, key = plan.places[name]
-            if place not in opened:
-                opened[place] = stack.enter_context(safe_open(place, framework="pt"))
-            return opened[place].get_tensor(key)
+    def __enter__(self) -> _Reader:
+        return self
 
-        for key in opened[file].keys():  # noqa: SIM118 - it is no dict
-            tensor = opened[file].get_tensor(key)
-            name = plan.names.get(key)
-            if name is None:
-                yield key, tensor, None
-                continue
-            each = [
-                (number, new)
-                for number, layout in enumerate(plan.layouts)
-                if (new := _of_one(layout, number, name, read, ready)) is not None
-            ]
-            yield key, tensor, plan.combination.combine(name, tensor, each)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def entries(self, dtype: torch.dtype | None, more: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
+        """What the header of the merged file says."""
+        found = {}
+        for name, entry in read_header(self._file).items():
+            start, end = entry["data_offsets"]
+            found[name] = Entry(entry["dtype"], tuple(entry["shape"]), end - start)
+            if dtype is not None and entry["dtype"].startswith(("F", "BF")):
+                found[name] = Entry.of(entry["shape"], dtype)
+        return found | {name: Entry.of(one.shape, one.dtype) for name, one in more.items()}
+
+    def read(self, key: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A tensor, and what the adapters make of it (None: nothing)."""
+        tensor = self._open(self._file).get_tensor(key)
+        name = self._plan.names.get(key)
+        if name is None:
+            return tensor, None
+        each = [
+            (number, new)
+            for number, layout in enumerate(self._plan.layouts)
+            if (new := _of_one(layout, number, name, self._parameter, self._ready)) is not None
+        ]
+        return tensor, self._plan.combination.combine(name, tensor, each)
+
+    def _parameter(self, name: str) -> torch.Tensor:
+        place, key = self._plan.places[name]
+        return self._open(place).get_tensor(key)
+
+    def _open(self, file: Path) -> Any:
+        from safetensors import safe_open
+
+        if file not in self._opened:
+            self._opened[file] = self._stack.enter_context(safe_open(file, framework="pt"))
+        return self._opened[file]
 
 
 def _of_one(

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfplug.cli.merge import hub_address, lines_of
 from hfplug.cli.parser import add_flag, one_line
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ export that fails leaves nothing behind.
   hfplug export out/adapters/lora --for merged --out model         one whole model, its answers compared afterwards
   hfplug export out/adapters/lora --for merged --out model --dtype bfloat16 --base path/to/base
 
-A merged LoRA is written file by file: a base of any size needs the memory of its largest file, but the comparison
-afterwards that of the model (leave it out with --check off)."""
+A merged model is made as hfplug merge makes it, which also takes several adapters."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,10 +57,7 @@ def run(parsed: argparse.Namespace) -> int:
     from hfplug.serving.export import export_adapter
 
     quieten_transformers()
-    adapter = parsed.adapter
-    if "@" in adapter and "://" not in adapter and not Path(adapter).exists():
-        adapter = f"hf://{adapter}"
-    pulled = pull_adapter(adapter, offline=parsed.offline)
+    pulled = pull_adapter(hub_address(parsed.adapter), offline=parsed.offline)
     exported = export_adapter(
         pulled.adapter,
         getattr(parsed, "for"),
@@ -81,33 +78,14 @@ def _shown(exported: Exported) -> str:
     from hfplug.adapters.card_text import size_text
     from hfplug.serving.vllm import VERSION
 
-    merged = exported.merged
-    size = sum(file.stat().st_size for file in exported.folder.rglob("*") if file.is_file())
-    lines = [f"Wrote {exported.folder} ({size_text(size)})"]
-    if merged is not None:
-        way = "file by file" if merged.way == "shards" else "in memory"
-        lines.append(f"merged   into the {merged.into} base, in {merged.dtype}, {way}")
-        if merged.difference is None:
-            lines.append("checked  not: --check off")
-        else:
-            lines.append(f"checked  {_against(merged.difference, 'base and adapter')}")
-        if merged.author is not None:
-            lines.append(f"author   {_against(merged.author, 'the author')} (before it was merged)")
+    if exported.merged is not None:
+        lines = list(lines_of(exported.merged))
+    else:
+        size = sum(file.stat().st_size for file in exported.folder.rglob("*") if file.is_file())
+        lines = [f"Wrote {exported.folder} ({size_text(size)})"]
     lines += [f"note     {one_line(note)}" for note in exported.notes]
     if exported.language == "shell":
         lines += ["", f"Serve it with (checked against the source of vLLM {VERSION}; not run here):", ""]
     else:
         lines += ["", "Load it with:", ""]
     return "\n".join([*lines, *(f"  {line}".rstrip() for line in exported.command.splitlines())])
-
-
-def _against(result: object, whom: str) -> str:
-    from hfplug.adapters.probe import ProbeResult
-
-    assert isinstance(result, ProbeResult)
-    if result.verdict == "other tokenizer":
-        return one_line(result)
-    return (
-        f"the largest difference to the logits of {whom} is {result.largest:.2g} of their root mean square"
-        f" (allowed: {result.tolerance:g}, {result.basis})"
-    )

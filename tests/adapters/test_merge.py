@@ -320,8 +320,8 @@ def test_without_a_check_nothing_is_loaded_and_nothing_is_claimed(tmp_path, tune
 
 
 @pytest.mark.slow
-def test_a_base_of_many_files_needs_the_memory_of_one(tmp_path):
-    """Run in a process of its own, whose peak is compared with the size of the model."""
+def test_a_base_of_many_files_needs_the_memory_of_one_at_most(tmp_path):
+    """Run in a process of its own, whose peak is compared with the files: their pages are mapped, and count."""
     config = LlamaConfig(
         vocab_size=256, hidden_size=1024, intermediate_size=4096, num_hidden_layers=6, num_attention_heads=8
     )
@@ -341,8 +341,10 @@ def test_a_base_of_many_files_needs_the_memory_of_one(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path / "adapter"), str(tmp_path / "out")]
     grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert size > 400e6 and len(list((tmp_path / "out").glob("model-*.safetensors"))) > 5
-    assert grown < 0.6 * size
+    files = [file.stat().st_size for file in (tmp_path / "out").glob("model-*.safetensors")]
+    matrix = 4 * 1024 * 4096
+    assert sum(files) == size > 400e6 and len(files) > 5
+    assert grown < max(files) + 8 * matrix < 0.5 * size
 
 
 # --------------------------------------------------------------------------------------------------- refusals
