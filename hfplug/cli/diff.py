@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hfplug.cli.method_flags import add_method_flags, methods_from
 from hfplug.cli.parser import UsageError, add_flag
+from hfplug.cli.run_config import CONFIG_HELP
 from hfplug.methods import method_names
 
 DESCRIPTION = """\
@@ -20,6 +21,7 @@ Print the change that does to a Trainer script what `hfplug run` does without on
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
     parser.add_argument("script", type=Path, help="the script")
+    add_flag(parser, "config", metavar="FILE", help=CONFIG_HELP)
     add_flag(parser, "method", default="lora", help=f"one of: {', '.join(method_names())} (default: lora)")
     add_flag(parser, "write", action="store_true", help="change the file instead of printing the change")
     add_method_flags(parser)

@@ -30,6 +30,7 @@ from hfplug.cli import (
 )
 from hfplug.cli import list as list_command
 from hfplug.cli.parser import Parser, one_line
+from hfplug.cli.run_config import with_config
 from hfplug.errors import HfplugError
 
 COMMANDS = (
@@ -87,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in own_words(words)
     try:
-        parsed = make_parser().parse_args(words)
+        parser = make_parser()
+        parsed = parser.parse_args(with_config(words, own_words(words), parser))
         _set_up_messages("all" if debug or parsed.command in SCRIPT_COMMANDS else "ours")
         command = next(item for item in COMMANDS if item.__name__.endswith(f".{parsed.command}"))
         return command.run(parsed)

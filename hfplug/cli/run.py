@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from hfplug.cli.method_flags import add_method_flags, methods_from
 from hfplug.cli.parser import UsageError, add_flag
+from hfplug.cli.run_config import CONFIG_HELP
 from hfplug.methods import method_names
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ What follows the script is its own.
 
   hfplug run --method lora script.py --its --own --flags
   hfplug run --method prompt_tuning --learning_rate auto -- script.py settings.json
+  hfplug run --config settings.yaml script.py --its --own --flags
   accelerate launch -m hfplug run --method lora script.py --its --own --flags
   torchrun --nproc-per-node 2 -m hfplug run --method lora script.py --its --own --flags
 
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what is done to the script's Trainer."""
+    add_flag(parser, "config", metavar="FILE", help=CONFIG_HELP)
     add_flag(parser, "method", default="lora", help=f"one of: {', '.join(method_names())} (default: lora)")
     add_flag(
         parser,

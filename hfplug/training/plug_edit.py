@@ -67,6 +67,11 @@ def edit_source(source: str, method: str, settings: Mapping[str, Any] | None = N
         lines[node.end_lineno - 1] = _with_end(lines[node.end_lineno - 1], end)
         lines.insert(node.end_lineno, f'{indent}hfplug.plug({target}, "{method}"{arguments}){end}')
     at = _after_imports(tree, before=made[0][0].lineno)
+    while not at and lines[at].startswith("#!"):
+        at += 1
+    # The line that names the encoding counts in the first two lines only (PEP 263).
+    if at < 2 and any("coding" in line for line in lines[at:2] if line.startswith("#")):
+        at = 1 + max(place for place in range(at, 2) if "coding" in lines[place])
     if at:
         lines[at - 1] = _with_end(lines[at - 1], end)
     lines.insert(at, f"import hfplug{end}")
@@ -92,11 +97,7 @@ def _indent(lines: list[str], node: ast.stmt, name: str) -> str:
 
 def _trainers(tree: ast.Module) -> list[tuple[ast.stmt, str]]:
     """Statements that assign a new Trainer to a name, with the name."""
-    own = {
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and any(_ends(base, "Trainer") for base in node.bases)
-    }
+    own = _trainer_names(tree)
     found: list[tuple[ast.stmt, str]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
@@ -109,6 +110,23 @@ def _trainers(tree: ast.Module) -> list[tuple[ast.stmt, str]]:
         if is_made and isinstance(target, (ast.Name, ast.Attribute)):
             found.append((node, ast.unparse(target)))
     return found
+
+
+def _trainer_names(tree: ast.Module) -> set[str]:
+    """Names that mean a Trainer in this script: those of an import, and classes derived from one, also further on."""
+    names = {
+        alias.asname
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname and alias.name.endswith("Trainer")
+    }
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    for _ in classes:  # as often as one could be derived from another
+        names |= {
+            node.name for node in classes if any(_ends(base, "Trainer") or _name(base) in names for base in node.bases)
+        }
+    return names
 
 
 def _ends(node: ast.expr, ending: str) -> bool:

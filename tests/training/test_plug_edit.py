@@ -115,3 +115,25 @@ def test_an_edited_script_trains_an_adapter(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", [str(path), *map(str, flags)])
     runpy.run_path(str(path), run_name="__main__")
     assert hfplug.AdapterDir.open(tmp_path / "out" / "adapter").record.method == "prompt_tuning"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from transformers import *\ntrainer = Trainer(model, args)\n",
+        "from transformers import Seq2SeqTrainer as Maker\ntrainer = Maker(model)\n",
+        "from transformers import Trainer\nclass A(Trainer): pass\nclass B(A): pass\ntrainer = B(model)\n",
+        "import transformers as tf\n@record\ndef main():\n\ttrainer = tf.Trainer(\n\t\tmodel,\n\t)\n\ttrainer.go()\n",
+        "#!/usr/bin/env python\n# -*- coding: latin-1 -*-\ntry:\n    import x\nexcept ImportError:\n    pass\n"
+        "trainer = Trainer(model)  # \xe9\n",
+        "# coding: latin-1\nif True:\n    trainer = Trainer('\xe9')\n",
+    ],
+)
+def test_scripts_of_all_shapes_are_edited_into_ones_that_compile(code):
+    changed = edit_source(code, "lora")
+    compile(changed.encode("latin-1" if "latin-1" in code else "utf-8"), "script.py", "exec")
+    lines = changed.splitlines()
+    assert [line for line in lines if "hfplug" not in line] == code.splitlines()
+    put_on = next(at for at, line in enumerate(lines) if "hfplug.plug(trainer" in line)
+    assert lines.index("import hfplug") < put_on
+    assert [line for line in lines if line.startswith("#")] == lines[: sum(line.startswith("#") for line in lines)]
