@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors", "tokenizers",
@@ -35,7 +36,7 @@ def describe_environment() -> dict[str, Any]:
         "devices": _devices(torch),
         "fast_bfloat16": hardware.has_fast_bfloat16(),
         "threads": torch.get_num_threads(),
-        "endpoint": constants.ENDPOINT,
+        "endpoint": _without_user(constants.ENDPOINT),
         "offline": "on" if constants.HF_HUB_OFFLINE else "off",
         "xet": "on" if _version("hf_xet") and not constants.HF_HUB_DISABLE_XET else "off",
         "token": "found" if get_token() else "none",
@@ -64,6 +65,12 @@ def render_environment(found: dict[str, Any]) -> str:
     free = f", {found['cache_free_bytes'] / 1e9:,.1f} GB free" if found["cache_free_bytes"] is not None else ""
     lines.append(f"cache      {found['cache']}{free}")
     return "\n".join(lines)
+
+
+def _without_user(url: str) -> str:
+    """An address without the name and password that may stand in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _version(package: str) -> str | None:

@@ -193,10 +193,11 @@ def test_doctor_stops_a_loop_without_a_trainer_before_its_first_step(tmp_path):
 
 
 def test_doctor_without_a_script_reports_the_machine():
-    found = json.loads(launch("doctor", "--json", HF_TOKEN="hf_secretsecret").stdout)
+    found = json.loads(launch("doctor", "--json", HF_TOKEN="hf_secretsecret", HF_ENDPOINT="http://me:pw@hub:80").stdout)
     assert found["packages"]["torch"] == torch.__version__.partition("+")[0] or found["packages"]["torch"]
     assert found["devices"] and found["endpoint"] and found["offline"] == "on" and found["token"] == "found"
-    assert "hf_secretsecret" not in json.dumps(found)
+    assert "hf_secretsecret" not in json.dumps(found) and found["endpoint"] == "http://hub:80"
+    assert found["xet"] in ("on", "off") and found["cache"] and found["cache_free_bytes"] > 0
 
 
 def test_only_examining_leaves_the_script(bases, tmp_path, capsys):

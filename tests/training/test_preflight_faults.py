@@ -339,3 +339,14 @@ def test_what_cannot_work_stops_the_run_and_no_preflight_lets_it_go_on(bases, tm
     del wide._parameters["idle"]
     trainer.train()
     assert trainer.state.global_step == 1
+
+
+def test_a_script_with_peft_of_its_own_is_examined_and_does_not_train_under_doctor(bases, tmp_path, capsys):
+    from hfplug.training.plug_trainer import Plan, plug_existing
+    from hfplug.training.preflight import Examined, Preflight
+
+    trainer = trainer_for(bases, tmp_path, "llama", model=by_hand(bases, "llama", LoraConfig(task_type="CAUSAL_LM")))
+    plug_existing(trainer, Plan(method=hfplug.Lora(), before_training=Preflight(mode="only")))
+    with pytest.raises(Examined):
+        trainer.train()
+    assert trainer.state.global_step == 0 and "gradients" in capsys.readouterr().out
