@@ -64,7 +64,9 @@ def compare_adapters(settings: CompareSettings, *, progress: Progress | None = N
     before = let_go(before)
     variants += [_score(inputs, column, before, progress) for column in inputs.columns]
     after = read_base(inputs, keep="nothing")
-    report, _ = finish(inputs, before, after, _with_notes_on_tests(variants), _shown_settings(inputs), progress)
+    scored = _with_notes_on_tests(variants)
+    folders = {column.name: column.adapter.path for column in inputs.columns}
+    report, _ = finish(inputs, before, after, scored, _shown_settings(inputs), progress, folders)
     return report
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hfplug.adapters.record import hfplug_version, package_versions, utc_now
 from hfplug.comparison.baselines import first_turns
 from hfplug.comparison.dialogues import DialogueRow
 from hfplug.comparison.inputs import ScoredInputs
+from hfplug.comparison.inspect_report import write_inside
 from hfplug.comparison.machine import describe_machine
 from hfplug.comparison.progress import Progress
-from hfplug.comparison.report import write_report
+from hfplug.comparison.report import FILES, write_report
 from hfplug.comparison.rouge import RowScores, score_human, score_rows
 from hfplug.comparison.study_base import BaseState
 from hfplug.comparison.study_folder import read_predictions, write_predictions
@@ -28,6 +30,7 @@ def finish(
     variants: Sequence[Variant],
     settings: Mapping[str, Any],
     progress: Progress,
+    adapters: Mapping[str, Path],
 ) -> tuple[Report, list[dict[str, Any]]]:
     """Score what was answered, and write the report with its pages.
 
@@ -37,6 +40,7 @@ def finish(
         variants: The columns whose answers are in the folder, the base first.
         settings: For the report, as JSON values.
         progress: Where to show what is missing from the page.
+        adapters: Name of each trained column to the folder of its adapter.
 
     Returns:
         The report, and the examples that it shows.
@@ -49,7 +53,8 @@ def finish(
         {"dialogue": row.text, "references": list(row.references), "outputs": row.outputs}
         for row in rows[:EXAMPLES_IN_REPORT]
     ]
-    written = write_report(report, inputs.folder.path, examples=examples, dialogues=rows)
+    inside = write_inside(inputs.folder.path, inputs.base, adapters, progress, report=FILES["html"])
+    written = write_report(report, inputs.folder.path, examples=examples, dialogues=rows, inside=inside)
     if written.plots_note:
         progress.say(written.plots_note)
     return report, examples

@@ -33,6 +33,7 @@ def render_page(
     examples: Sequence[Mapping[str, Any]] = (),
     plots: Literal["auto", "always", "never"] = "auto",
     dialogues: str | None = None,
+    inside: Mapping[str, str] | None = None,
 ) -> tuple[str, str | None]:
     """The page as text.
 
@@ -41,6 +42,7 @@ def render_page(
         examples: As for ``write_report``; the first ten are shown.
         plots: As for ``write_report``.
         dialogues: Name of the page beside this one that holds every dialogue, to be linked to.
+        inside: Name of a variant to the address of the page of what its adapter holds.
 
     Returns:
         The HTML, and why it holds no plots (None if it holds them).
@@ -74,6 +76,7 @@ def render_page(
         plots=[(plot, Markup(plot.svg)) for plot in drawn],
         plots_note=note,
         dialogues=dialogues,
+        inside=dict(inside or {}),
         series=series_of(report),
         examples=[_example(report, number, one) for number, one in enumerate(examples[:EXAMPLES_SHOWN])],
         notes=notes(report),

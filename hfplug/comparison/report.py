@@ -48,6 +48,7 @@ def write_report(
     *,
     examples: Sequence[Mapping[str, Any]] = (),
     dialogues: Sequence[DialogueRow] = (),
+    inside: Mapping[str, str] | None = None,
     plots: Plots = "auto",
 ) -> WrittenReport:
     """Write ``report.json``, ``report.csv``, ``report.md`` and ``report.html``, and ``dialogues.html`` for rows.
@@ -60,6 +61,7 @@ def write_report(
         examples: Dialogues for the page, of which the first ten are shown: each
             ``{"dialogue": text, "references": [text], "outputs": {variant name: text}}``.
         dialogues: Every row that was scored, for a page of its own with the answers side by side; none, no page.
+        inside: Name of a variant to the address of the page of what its adapter holds, to be linked to.
         plots: ``"auto"`` draws them if matplotlib is installed, ``"always"`` insists, ``"never"`` leaves
             them out.
 
@@ -77,7 +79,11 @@ def write_report(
     if plots not in get_args(Plots):
         raise StudyError(f"plots is one of {', '.join(get_args(Plots))}; {plots!r} came.")
     page, plots_note = render_page(
-        report, examples=examples, plots=plots, dialogues=FILES["dialogues"] if dialogues else None
+        report,
+        examples=examples,
+        plots=plots,
+        dialogues=FILES["dialogues"] if dialogues else None,
+        inside=inside,
     )
     texts = {
         "json": json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False, indent=1) + "\n",

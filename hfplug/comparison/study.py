@@ -42,7 +42,8 @@ def run_study(settings: StudySettings, *, progress: Progress | None = None) -> R
     before = let_go(before)
     variants += [run_method(inputs, method, before, progress) for method in settings.methods]
     after = read_base(inputs, keep="nothing")
-    report, examples = finish(inputs, before, after, variants, _shown_settings(settings), progress)
+    made = {one.name: settings.out / one.adapter_path for one in variants if one.adapter_path is not None}
+    report, examples = finish(inputs, before, after, variants, _shown_settings(settings), progress, made)
     write_measurements(settings.out, report, examples)
     return report
 

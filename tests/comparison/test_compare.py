@@ -78,7 +78,7 @@ def test_all_the_files_of_a_study_are_there_and_no_training(compared):
     names = {path.name for path in compared.iterdir()}
     assert names == {
         "comparison.json", "predictions", "variants", "dialogues.html",
-        "report.json", "report.csv", "report.md", "report.html",
+        "report.json", "report.csv", "report.md", "report.html", "inside",
     }  # fmt: skip
 
 
@@ -141,8 +141,18 @@ def test_each_variant_says_what_could_be_checked(compared):
         assert text in notes["loha"]
 
 
+def test_each_adapter_has_a_page_of_what_is_inside_and_the_report_leads_there(compared):
+    page = (compared / "report.html").read_text(encoding="utf-8")
+    for name in ("full", "lora", "prompt_tuning", "loha"):
+        assert f'<a href="inside/{name}.html">{name}</a>' in page
+        inside = (compared / "inside" / f"{name}.html").read_text(encoding="utf-8")
+        assert f"<h1>{name}: a look inside</h1>" in inside and 'href="../report.html"' in inside
+    assert "How far each layer moved" in (compared / "inside" / "lora.html").read_text(encoding="utf-8")
+
+
 def test_nothing_of_this_machine_is_in_the_report(compared, adapters, small_base):
-    for file in ("report.json", "report.md", "report.html", "dialogues.html"):
+    inside = [f"inside/{name}.html" for name in ("full", "lora", "prompt_tuning", "loha")]
+    for file in ("report.json", "report.md", "report.html", "dialogues.html", *inside):
         text = (compared / file).read_text(encoding="utf-8")
         assert str(small_base) not in text and str(adapters["lora"].parent) not in text
 
