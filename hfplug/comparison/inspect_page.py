@@ -64,10 +64,10 @@ def blocks_of(seen: Inspection | Pair, top: int = ROWS) -> list[Block]:
     ]
 
 
-def drawn(seen: Inspection | Pair) -> tuple[list[Plot], str]:
-    """The pictures, or why there are none."""
+def drawn(seen: Inspection | Pair, key: str = "inspect") -> tuple[list[Plot], str]:
+    """The pictures, or why there are none; as for :func:`hfplug.comparison.inspect_plot.draw_panels`."""
     try:
-        plots = draw_panels(seen)
+        plots = draw_panels(seen, key)
     except MissingExtraError as error:
         return [], str(error)
     return plots, "" if plots else "There is nothing to draw."

@@ -94,8 +94,12 @@ def draw_picture(seen: Inspection | Pair, path: Path) -> None:
     write_bytes(path, held.getvalue())
 
 
-def draw_panels(seen: Inspection | Pair) -> list[Plot]:
+def draw_panels(seen: Inspection | Pair, key: str = "inspect") -> list[Plot]:
     """The same as elements of a page, in its colours.
+
+    Args:
+        seen: What was seen.
+        key: What the names inside the drawings begin with: another one for each adapter on a page.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -111,7 +115,7 @@ def draw_panels(seen: Inspection | Pair) -> list[Plot]:
             size = (_WIDTH / 72, (panel.height + 40) / 72)
             figure = Figure(figsize=size, dpi=72, layout="constrained", facecolor="none")
             panel.draw(figure.subplots())
-            svg = to_svg(figure, f"inspect-{at}", f"{panel.title}. {panel.caption}")
+            svg = to_svg(figure, f"{key}-{at}", f"{panel.title}. {panel.caption}")
             found.append(Plot(title=panel.title, caption=panel.caption, svg=svg))
     return found
 

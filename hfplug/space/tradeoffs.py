@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hfplug.comparison.drawing import series_of
 from hfplug.comparison.quantities import count, memory, number, p_value, points, seconds, share
 from hfplug.comparison.rouge import METRIC_LABELS, METRICS
+from hfplug.space.look_inside import look_inside_html
 from hfplug.space.soft_prompts import soft_prompts_html
 from hfplug.space.study_tab import no_study_html
 from hfplug.space.view import escaped
@@ -43,7 +44,7 @@ class TradeOff:
 
 
 def tradeoffs_html(space: OpenSpace) -> str:
-    """The tab: five sections, and the words that soft prompts are near."""
+    """The tab: five sections, the words that soft prompts are near, and what the adapters hold."""
     report = space.report
     parts = [_section(trade_off, report) for trade_off in TRADE_OFFS]
     intro = (
@@ -52,7 +53,7 @@ def tradeoffs_html(space: OpenSpace) -> str:
         if report is not None
         else no_study_html(space)
     )
-    return f"{intro}{''.join(parts)}{soft_prompts_html(space)}"
+    return f"{intro}{''.join(parts)}{soft_prompts_html(space)}{look_inside_html(space)}"
 
 
 def _section(trade_off: TradeOff, report: Report | None) -> str:

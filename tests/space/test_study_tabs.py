@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from study_samples import small_report
 
+from hfplug.space.look_inside import look_inside_html
 from hfplug.space.soft_prompts import look_up, soft_prompts_html
 from hfplug.space.study_tab import no_study_html, report_html
 from hfplug.space.tradeoffs import TRADE_OFFS, tradeoffs_html
@@ -83,3 +84,22 @@ def test_soft_prompts_are_shown_with_their_nearest_words(adapters):
     fragment = soft_prompts_html(space)
     assert fragment.count("<tr>") == 1 + 4  # a heading, and a row for each of four virtual tokens
     assert "random vectors" in words(fragment)
+
+
+def test_adapters_are_looked_into_with_their_numbers_and_one_that_cannot_be_says_why(adapters, tmp_path):
+    from hfplug.adapters.inspection import inspect_adapter
+    from hfplug.demo.base import base_path
+    from hfplug.models.base import resolve_base
+
+    found = {name: inspect_adapter(path) for name, path in adapters.items()}
+    infos = [SimpleNamespace(name=name, kind="adapter", folder=str(path)) for name, path in adapters.items()]
+    infos.append(SimpleNamespace(name=MARKUP, kind="adapter", folder=str(tmp_path)))
+    service = SimpleNamespace(base=resolve_base(base_path()))
+    fragment = look_inside_html(SimpleNamespace(variants=lambda: infos, service=service))
+    assert fragment.count("<details>") == len(infos) and "<script>" not in fragment
+    assert "holds no adapter" in words(fragment) and str(tmp_path) not in fragment
+    lora = max(found["lora"].layers, key=lambda one: one.relative)
+    assert f"{100 * lora.relative:.3g} %" in words(fragment)
+    ids = re.findall(r'\bid="([^"]+)"', fragment)
+    assert len(ids) == len(set(ids))  # each drawing's own
+    assert look_inside_html(SimpleNamespace(variants=lambda: ())) == ""
