@@ -26,6 +26,7 @@ _PUBLIC = {
     "Decoding": "hfplug.serving.decoding",
     "Dora": "hfplug.methods",
     "Embeddings": "hfplug.methods",
+    "Extracted": "hfplug.adapters.extract",
     "Exported": "hfplug.serving.export",
     "Full": "hfplug.methods",
     "HfplugError": "hfplug.errors",
@@ -89,6 +90,7 @@ _PUBLIC = {
     "build_model": "hfplug.models.factory",
     "compare_adapters": "hfplug.comparison.compare",
     "export_adapter": "hfplug.serving.export",
+    "extract_adapter": "hfplug.adapters.extract",
     "find_adapters": "hfplug.hub.catalogue",
     "flush_outbox": "hfplug.hub.deliver",
     "generate_texts": "hfplug.serving.generate",
@@ -141,6 +143,8 @@ if TYPE_CHECKING:
     from hfplug.adapters.inspect_pair import inspect_pair as inspect_pair
     from hfplug.adapters.inspection import Inspection as Inspection
     from hfplug.adapters.inspection import inspect_adapter as inspect_adapter
+    from hfplug.adapters.extract import Extracted as Extracted
+    from hfplug.adapters.extract import extract_adapter as extract_adapter
     from hfplug.adapters.load import load_adapter as load_adapter
     from hfplug.adapters.load import verify_adapter as verify_adapter
     from hfplug.adapters.lock import Lock as Lock
