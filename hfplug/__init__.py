@@ -139,12 +139,12 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from hfplug.adapters.adapter_dir import AdapterDir as AdapterDir
+    from hfplug.adapters.extract import Extracted as Extracted
+    from hfplug.adapters.extract import extract_adapter as extract_adapter
     from hfplug.adapters.inspect_pair import Pair as Pair
     from hfplug.adapters.inspect_pair import inspect_pair as inspect_pair
     from hfplug.adapters.inspection import Inspection as Inspection
     from hfplug.adapters.inspection import inspect_adapter as inspect_adapter
-    from hfplug.adapters.extract import Extracted as Extracted
-    from hfplug.adapters.extract import extract_adapter as extract_adapter
     from hfplug.adapters.load import load_adapter as load_adapter
     from hfplug.adapters.load import verify_adapter as verify_adapter
     from hfplug.adapters.lock import Lock as Lock
