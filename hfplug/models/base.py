@@ -39,6 +39,7 @@ _ENDINGS = {
     "ForTokenClassification": TOKENS,
     "ForQuestionAnswering": QUESTIONS,
     "ForMaskedLM": OTHER,
+    "ForMultipleChoice": OTHER,
 }
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

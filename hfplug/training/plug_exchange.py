@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from hfplug.methods import TuningMethod
-from hfplug.methods.method import CAUSAL
+from hfplug.methods.method import CAUSAL, OTHER
 from hfplug.training.plug_settings import refuse_empty, refuse_other_settings, refuse_other_weights
 from hfplug.training.plug_soft import extra_positions, soft_forward
 
@@ -58,6 +59,9 @@ class PluggedModel:
                 return self._as_the_base("__call__", kwargs)
         plain = functools.partial(super().forward)  # type: ignore[misc]
         if not self.active_peft_config.is_prompt_learning:
+            if self.active_peft_config.task_type == OTHER:
+                # PEFT's class for it passes on what a base of the script's own may not take (inputs_embeds).
+                return PeftModel.forward(self, **kwargs)
             return plain(**kwargs)
         return soft_forward(self, kwargs, plain)
 

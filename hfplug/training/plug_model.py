@@ -12,7 +12,7 @@ from torch import nn
 
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.fit import count_saved_labels
-from hfplug.errors import HfplugError, MethodError, MismatchError
+from hfplug.errors import BaseModelError, HfplugError, MethodError, MismatchError
 from hfplug.methods import TuningMethod
 from hfplug.methods.method import OTHER
 from hfplug.models.anatomy import count_parameters, new_modules
@@ -57,7 +57,7 @@ def plug_model(model: Any, method: TuningMethod, *, device: torch.device | str |
             )
         return "own"
     _refuse_unfit(model)
-    kind = task_type_of(model)
+    kind = _task_of(model)
     method.check_task_type(kind)
     if kind == OTHER and method.virtual_tokens():
         raise MethodError(
@@ -67,7 +67,7 @@ def plug_model(model: Any, method: TuningMethod, *, device: torch.device | str |
     note = note_of(model)
     if method.quantization() is not None and not getattr(model, "is_quantized", False):
         _quantize(model, method, kind, note, device)
-    _put_on(model, method, note)
+    _put_on(model, method, kind, note)
     return "plugged"
 
 
@@ -115,10 +115,18 @@ def has_peft(model: Any) -> bool:
     return isinstance(model, PeftModel) or any(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
-def _put_on(model: Any, method: TuningMethod, note: LoadNote) -> None:
+def _task_of(model: Any) -> str:
+    """What a model is for; a class of the script's own, with a head of its own, is for something else."""
+    try:
+        return task_type_of(model)
+    except BaseModelError:
+        return OTHER
+
+
+def _put_on(model: Any, method: TuningMethod, kind: str, note: LoadNote) -> None:
     new = _new_tokens(model, note)
     was = type(model).__name__
-    tuned = apply_method(twin_of(model), method, missing_keys=note.missing, new_tokens=new)
+    tuned = apply_method(twin_of(model), method, task_type=kind, missing_keys=note.missing, new_tokens=new)
     applied = applied_to(tuned)
     if applied is None:
         raise MethodError(f"{method.name} was not put on this {was}.")
@@ -163,6 +171,13 @@ def _refuse_unfit(model: Any) -> None:
 
     if isinstance(model, PreTrainedModel):
         return
+    compiled = getattr(model, "_orig_mod", None)
+    if isinstance(compiled, PreTrainedModel):
+        raise MethodError(
+            f"The script compiles its {_shown(compiled)} before the Trainer gets it, and the method has to be on it "
+            "first.",
+            fix="Leave torch.compile out of the script and let Trainer do it: --torch_compile.",
+        )
     inside = [module for module in model.modules() if isinstance(module, PreTrainedModel)] if _is_module(model) else []
     if inside:
         raise MethodError(

@@ -53,6 +53,27 @@ def refill_optimizer(optimizer: Any, model: nn.Module) -> int:
     return len(absent)
 
 
+def leave_out_frozen(optimizer: Any) -> int:
+    """Take what is frozen out of an optimiser that a script filled with every parameter of the model.
+
+    It would not move, but it would be counted, and an optimiser of one's own might still decay or store it.
+
+    Args:
+        optimizer: A torch optimiser; left as it is once it has made a step.
+
+    Returns:
+        How many tensors were taken out.
+    """
+    if optimizer.state and any(optimizer.state.values()):
+        return 0
+    frozen = 0
+    for group in optimizer.param_groups:
+        trained = [parameter for parameter in group["params"] if parameter.requires_grad]
+        frozen += len(group["params"]) - len(trained)
+        group["params"] = trained
+    return frozen
+
+
 def set_learning_rate(optimizer: Any, scheduler: Any, value: float) -> None:
     """Give every group of an optimiser, and a schedule over it, a new learning rate.
 

@@ -27,7 +27,7 @@ from hfplug.training.guard import advised_learning_rate
 from hfplug.training.plug_exchange import is_plugged
 from hfplug.training.plug_losses import NeftuneCallback, smoothed_loss
 from hfplug.training.plug_model import plug_model
-from hfplug.training.plug_optimizer import refill_optimizer, set_learning_rate
+from hfplug.training.plug_optimizer import leave_out_frozen, refill_optimizer, set_learning_rate
 from hfplug.training.plug_push import push_settings
 from hfplug.training.plug_soft import prompt_network
 
@@ -89,6 +89,12 @@ class PluggedTrainer(Trainer):
         if not (is_plugged(self.model) and self.model.active_peft_config.is_prompt_learning):
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         return smoothed_loss(self, model, inputs, return_outputs=return_outputs, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.create_scheduler``; a ``create_optimizer`` of the script's own may have taken in everything."""
+        if self.optimizer is not None and applied_to(self.model) is not None:
+            leave_out_frozen(getattr(self.optimizer, "optimizer", self.optimizer))
+        return super().create_scheduler(*args, **kwargs)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """Nothing where hfplug pushes: Trainer's own would send ``training_args.bin``, a pickle with the token."""
