@@ -90,8 +90,18 @@ class PluggedModel:
         """As PEFT's, but refuses an adapter that was made with other settings."""
         if adapter_name in self.peft_config:
             refuse_other_settings(self, model_id, adapter_name)
+            # Else PEFT brings an adapter that somebody (TRL over 4 bits) put into 16 bits back into 32.
+            kwargs.setdefault("autocast_adapter_dtype", False)
         result = super().load_adapter(model_id, adapter_name, *args, **kwargs)  # type: ignore[misc]
         self._hfplug.state = "on"
+        return result
+
+    def add_adapter(self: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        """As PEFT's; a second soft prompt (TRL's reference) does not train beside the first, as a second LoRA does not."""
+        result = super().add_adapter(adapter_name, *args, **kwargs)  # type: ignore[misc]
+        prompts = getattr(self, "prompt_encoder", {})
+        if adapter_name != self.active_adapter and adapter_name in prompts:
+            prompts[adapter_name].requires_grad_(False)
         return result
 
     def load_state_dict(self: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:

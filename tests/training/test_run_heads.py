@@ -1,4 +1,4 @@
-"""Scripts whose model, optimiser or Trainer is their own: heads that hfplug has never seen, everything in the optimiser."""
+"""Scripts whose model, optimiser or Trainer is their own: unknown heads, and everything in the optimiser."""
 
 from __future__ import annotations
 
