@@ -200,7 +200,7 @@ def matching_layers(item: str, anatomy: AnatomyView) -> tuple[str, ...]:
     """The modules that a group, a name or the ending of a name means; none if it means none."""
     mixing = {*anatomy.attention, *anatomy.mixer}
     groups = {
-        "attention": tuple(name for name in anatomy.linear if name in mixing),
+        "attention": _not_renamed(tuple(name for name in anatomy.linear if name in mixing), anatomy),
         "query": query_layers(anatomy),
         "key_value": anatomy.key_value,
         "value": value_layers(anatomy),
@@ -210,6 +210,18 @@ def matching_layers(item: str, anatomy: AnatomyView) -> tuple[str, ...]:
     if item.replace("_linear", "-linear") in groups:
         return groups[item.replace("_linear", "-linear")]
     return tuple(name for name in anatomy.modules if name == item or name.endswith(f".{item}"))
+
+
+def _not_renamed(names: tuple[str, ...], anatomy: AnatomyView) -> tuple[str, ...]:
+    """Those whose names PEFT (0.21) does not take for experts that were renamed: an attention gate called gate_proj.
+
+    PEFT turns such a name into the stacked experts of these architectures, or refuses it, wherever the layer sits.
+    """
+    from peft.utils import transformers_weight_conversion as conversion
+
+    pattern = getattr(conversion, "_MODEL_TO_CONVERSION_PATTERN", {}).get(anatomy.model_type)
+    renamed = getattr(conversion, "_MOE_TARGET_MODULE_MAPPING", {}).get(pattern, {})
+    return tuple(name for name in names if name.rpartition(".")[2] not in renamed)
 
 
 def query_layers(anatomy: AnatomyView) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from hfplug.models.layout import (
     norm_layers,
     weighted_layers,
 )
-from hfplug.models.parts import Parts, in_state_space_mixer, read_parts
+from hfplug.models.parts import Parts, in_state_space_mixer, part_of, read_parts
 from hfplug.models.trace import Trace, trace
 
 
@@ -168,8 +168,9 @@ def read_anatomy(
     width = _width(model, text_config)
     seen = trace(model)
     parts = read_parts(model, modules, seen, new, width)
-    stacks = tuple(stack for stack in block_stacks(modules) if any(seen.runs_within(block) for block in stack))
+    stacks = tuple(stack for stack in block_stacks(modules) if any(seen.learns_within(block) for block in stack))
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
+    ends = _ends(model, modules, new)
     return Anatomy(
         model_type=config.model_type,
         task_type=task_type,
@@ -193,13 +194,13 @@ def read_anatomy(
         key_value=_key_value(parts, modules, width),
         attention_output=parts.attention_output or attention_outputs(parts.attention, modules, width),
         feed_forward_output=feed_forward_outputs(parts.feed_forward, modules, width),
-        feed_forward_block=tuple(name for name in feed_forward_blocks(modules) if seen.runs_within(name)),
+        feed_forward_block=_feed_forward_block(parts, modules, seen),
         blocks=stacks,
         encoder=stacks[0] if encoder_decoder and len(stacks) > 1 else (),
         decoder=stacks[-1] if stacks else (),
         weighted=tuple(name for name in weighted_layers(modules) if seen.runs(name)),
         norms=tuple(name for name in norm_layers(modules, new) if _is_trained_norm(name, modules, seen)),
-        biases=tuple(name for name in bias_layers(modules, new) if _is_trained_bias(name, seen)),
+        biases=tuple(name for name in bias_layers(modules, (*new, *ends["head"])) if _is_trained_bias(name, seen)),
         transposed=tuple(name for name in parts.linear if type(modules[name]).__name__ == "Conv1D"),
         modules=tuple(name for name in modules if name),
         quantised=tuple(name for name in modules if hasattr(getattr(modules[name], "weight", None), "quant_state")),
@@ -209,7 +210,7 @@ def read_anatomy(
         tokenizer_source=tokenizer_source,
         revision=revision,
         cache_reader=_cache_reader(weakref.ref(model)),
-        **_ends(model, modules, new),
+        **ends,
     )
 
 
@@ -245,6 +246,17 @@ def _key_value(parts: Parts, modules: dict[str, nn.Module], width: int) -> tuple
     both |= set(key_value_layers(into) or into)
     both -= set(parts.attention_output)  # with several residual streams (DeepSeek V4) all is weighed with all
     return tuple(name for name in parts.linear if name in both)
+
+
+def _feed_forward_block(parts: Parts, modules: dict[str, nn.Module], seen: Trace) -> tuple[str, ...]:
+    """One module a block; where it is not the only one beside attention, the one that holds the experts."""
+    found = [name for name in feed_forward_blocks(modules) if seen.learns_within(name)]
+    attention = {part_of(name) for name in parts.attention}
+    blocks = {block_of(f"{name}.x") for name in found}
+    for holder in dict.fromkeys(part_of(name) for name in (*parts.expert_tensors, *parts.routers)):
+        if holder and holder not in attention and block_of(f"{holder}.x") not in blocks:
+            found.append(holder)
+    return tuple(name for name in modules if name in set(found))
 
 
 def _is_trained_norm(name: str, modules: dict[str, nn.Module], seen: Trace) -> bool:

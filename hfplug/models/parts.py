@@ -131,7 +131,7 @@ def in_state_space_mixer(name: str, modules: Modules) -> bool:
 def _parts_with_experts(parts: Parts) -> set[str]:
     """The sub-modules of blocks that hold experts or what chooses among them."""
     inside = [*parts.routers, *parts.expert_tensors, *(name for name in parts.linear if _in_experts(name))]
-    return {_part_of(name) for name in inside} - {""}
+    return {part_of(name) for name in inside} - {""}
 
 
 def _sort_attention(parts: Parts, modules: Modules, seen: Trace, width: int, choosing: set[str]) -> None:
@@ -144,8 +144,8 @@ def _sort_attention(parts: Parts, modules: Modules, seen: Trace, width: int, cho
             outputs = (outputs - {name}) | further if further else outputs
             core |= {name} if further else set()
     core = {name for name in core if not _in_experts(name) or attention_module(name, modules)}
-    elsewhere = choosing - {_part_of(name) for name in core}
-    found = {name for name in core | outputs if _part_of(name) not in elsewhere}
+    elsewhere = choosing - {part_of(name) for name in core}
+    found = {name for name in core | outputs if part_of(name) not in elsewhere}
     pending = list(found)
     while pending:
         name = pending.pop()
@@ -168,7 +168,7 @@ def _smallest_holders(names: set[str]) -> set[str]:
     """In each sub-module of a block the smallest module that holds all of these layers that are in it."""
     common: dict[str, list[str]] = {}
     for name in names:
-        part, holder = _part_of(name), name.split(".")[:-1]
+        part, holder = part_of(name), name.split(".")[:-1]
         if part:
             pairs = zip(common.get(part, holder), holder, strict=False)
             common[part] = [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
@@ -184,13 +184,13 @@ def _fed_within_block(name: str, seen: Trace) -> bool:
 
 def _sort_mixers(parts: Parts, seen: Trace, choosing: set[str]) -> None:
     attention = set(parts.attention)
-    holders = {_part_of(name) for name in seen.mixed if block_of(name)} - {""} - choosing
-    holders -= {_part_of(name) for name in attention}
-    found = {name for name in parts.linear if _part_of(name) in holders and name not in attention}
+    holders = {part_of(name) for name in seen.mixed if block_of(name)} - {""} - choosing
+    holders -= {part_of(name) for name in attention}
+    found = {name for name in parts.linear if part_of(name) in holders and name not in attention}
     parts.mixer = tuple(name for name in parts.linear if name in found)
 
 
-def _part_of(name: str) -> str:
+def part_of(name: str) -> str:
     """The sub-module of a block that a layer sits in: ``"layers.3.mixer"`` for ``"layers.3.mixer.in_proj"``."""
     block = block_of(name)
     rest = name[len(block) + 1 :] if block else ""

@@ -106,6 +106,12 @@ class Trace:
         """Whether a module, or one that lies in it, runs on text. Yes, if it is not known."""
         return self.ended != "whole" or any(is_inside(one, (name,)) for one in self.calls)
 
+    def learns_within(self, name: str) -> bool:
+        """Whether a gradient arrives at a module, or one that lies in it. Yes, if it is not known."""
+        if self.ended != "whole" or self.learning is None:
+            return self.runs_within(name)
+        return any(is_inside(one, (name,)) for one in self.learning)
+
     @staticmethod
     def _alike(name: str) -> set[str]:
         """A name, and where it has two numbers the same with any number for the second, that of an expert."""
@@ -167,6 +173,7 @@ class _Flow(TorchFunctionMode):
         self.running: list[str] = []
         self.starts: dict[str, list[torch.Tensor]] = {}
         self.arrived: set[str] = set()
+        self.moved: set[str] = set()
         self.layers = {name: module for name, module in model.named_modules() if _is_layer(module)}
         self.owners: dict[int, list[tuple[str, str]]] = {}
         for name, module in model.named_modules():
@@ -235,8 +242,13 @@ class _Flow(TorchFunctionMode):
             return start.clone()
         for tensor in _tensors((output,)):
             if tensor.requires_grad:
-                tensor.register_hook(lambda gradient: self.arrived.add(name))
+                tensor.register_hook(lambda gradient: self._arrive(name, gradient))
         return None
+
+    def _arrive(self, name: str, gradient: torch.Tensor) -> None:
+        self.arrived.add(name)
+        if gradient.device.type == "meta" or bool(gradient.any()):
+            self.moved.add(name)
 
     def learning(self, output: Any) -> set[str] | None:
         """The layers that a gradient arrives at from the answer, or None if there is none."""
@@ -244,13 +256,18 @@ class _Flow(TorchFunctionMode):
         answers = [value for key, value in values if key.endswith("logits") and isinstance(value, torch.Tensor)]
         starts = [one for many in self.starts.values() for one in many]
         try:
-            total = torch.stack([one.float().square().mean() for one in answers]).sum()
+            # A sum, as gradients of a mean over a large vocabulary would be zero in float16.
+            total = torch.stack([one.float().square().sum() for one in answers]).sum()
             given = torch.autograd.grad(total, starts, allow_unused=True)
         except Exception:  # a model of any kind: then it is not known
             return None
-        reached = {id(start) for start, gradient in zip(starts, given, strict=True) if gradient is not None}
-        first = {name for name, many in self.starts.items() if any(id(one) in reached for one in many)}
-        return first | self.arrived
+        gradients = {id(start): gradient for start, gradient in zip(starts, given, strict=True) if gradient is not None}
+        for name, many in self.starts.items():
+            for one in many:
+                if id(one) in gradients:
+                    self._arrive(name, gradients[id(one)])
+        # What a zero weight multiplies learns nothing either, but if all is zero that says nothing.
+        return self.moved or self.arrived
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+import hfplug
 from hfplug.models.anatomy import read_anatomy
 from hfplug.models.parts import _READ_BY_KERNELS
 from hfplug.testing.tiny_models import TASKS, tiny_config, tiny_model
@@ -113,3 +114,33 @@ def test_a_run_that_stops_leaves_the_rest_to_names():
     assert found.read_by == "RuntimeError: no kernel for this"
     assert last_parts(found.attention) == ["k_proj", "o_proj", "q_proj", "v_proj"]
     assert last_parts(found.feed_forward) == ["down_proj", "gate_proj", "up_proj"]
+
+
+def test_what_a_zero_weight_multiplies_gets_no_adapter():
+    assert {name.rpartition(".")[2] for name in dict(anatomy_of("doge").left_out)} == {"dt_proj"}
+
+
+@pytest.mark.parametrize(("model_type", "holder"), [("deepseek_v4", "mlp"), ("dbrx", "ffn")])
+def test_the_module_that_holds_the_experts_is_the_feed_forward_part_of_its_block(model_type, holder):
+    found = anatomy_of(model_type)
+    assert last_parts(found.feed_forward_block) == [holder]
+    assert len(found.feed_forward_block) == len(found.decoder)
+
+
+def test_the_bias_of_the_output_layer_is_not_among_the_biases():
+    found = anatomy_of("codegen")  # PEFT would save the whole layer for it
+    assert found.output_embeddings == "lm_head" and found.biases and "lm_head" not in found.biases
+
+
+def test_an_attention_gate_with_the_name_of_an_expert_does_not_stop_lora():
+    model = hfplug.apply_method(tiny_model("afmoe", "causal"), "lora")
+    adapted = last_parts(
+        name.removesuffix(".lora_A.default") for name, _ in model.named_modules() if "lora_A.d" in name
+    )
+    assert adapted == ["k_proj", "o_proj", "q_proj", "v_proj"]
+
+
+def test_a_feed_forward_part_that_is_called_by_keyword_takes_a_bottleneck():
+    model = hfplug.apply_method(tiny_model("zamba", "causal"), "bottleneck")
+    model(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
+    assert all(one.grad is not None for name, one in model.named_parameters() if "bottleneck_up" in name)

@@ -82,9 +82,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.settings[adapter_name] = config
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What the module gives, with that of the active networks added."""
-        whole = self.base_layer(x, *args, **kwargs)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module gives, with that of the active networks added; the first argument is its input."""
+        x = args[0] if args else next(iter(kwargs.values()))
+        whole = self.base_layer(*args, **kwargs)
         if self.disable_adapters:
             return whole
         result = plain = whole[0] if isinstance(whole, tuple) else whole
