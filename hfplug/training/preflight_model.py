@@ -10,14 +10,14 @@ from hfplug.errors import SettingError
 from hfplug.methods.method import HEADS_OF_PEFT
 from hfplug.models import hardware
 from hfplug.models.factory import applied_to
-from hfplug.models.memory import tensor_bytes, weight_bytes, weight_tensors
+from hfplug.models.memory import gradient_bytes, tensor_bytes, weight_bytes, weight_tensors
 from hfplug.models.memory_optimizers import DEFAULT_OPTIMIZER, find_optimizer, state_bytes
 from hfplug.models.tensor_memory import TensorMemory
 from hfplug.training.guard import check_trainable
 from hfplug.training.load_notes import checkpoint_rows, embedding_rows
 from hfplug.training.plug_exchange import is_plugged
 from hfplug.training.plug_soft import extra_positions
-from hfplug.training.preflight_sample import Sample, has_adapter
+from hfplug.training.preflight_sample import Sample, has_adapter, token_count
 from hfplug.training.preflight_saving import saved_tensors
 
 Result = tuple[str, str, str]
@@ -114,7 +114,7 @@ def gradients(trainer: Any, sample: Sample) -> Result:
     model = trainer.model
     if _is_sharded(trainer):
         return "skipped", "the model is sharded", ""
-    batch = sample.need_batch()
+    batch = sample.need_small()
     _as_trainer_checkpoints(trainer)
     model.train()
     model.zero_grad(set_to_none=True)
@@ -128,10 +128,13 @@ def gradients(trainer: Any, sample: Sample) -> Result:
         sample.findings["outputs"] = {
             name: tuple(value.shape) for name, value in outputs.items() if isinstance(value, torch.Tensor)
         }
+        forward = memory.peak
         if loss.requires_grad:
             loss.backward()
     memory.close()
-    sample.findings["activations"] = memory.peak
+    # What does not grow with the batch: the gradients, as far as they made the peak higher.
+    sample.findings["gradients"] = min(gradient_bytes(model), memory.peak - forward)
+    sample.findings["activations"] = memory.peak - sample.findings["gradients"]
     trained = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
     without = [name for name, one in trained if one.grad is None]
     # Not the network of P-tuning, whose units may well be silent.
@@ -167,7 +170,7 @@ def loss_counting(trainer: Any, sample: Sample) -> Result:
     parts = trainer.args.gradient_accumulation_steps * trainer.args.world_size
     if parts == 1 or not trainer.model_accepts_loss_kwargs or _is_sharded(trainer):
         return "ok", "one batch a step, or the Trainer divides the loss itself", ""
-    batch = sample.need_batch()
+    batch = sample.need_small()
     trainer.model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
         counted = trainer.model(**batch, num_items_in_batch=torch.tensor(10.0))["loss"]
@@ -186,7 +189,7 @@ def loss_counting(trainer: Any, sample: Sample) -> Result:
 
 def output_lengths(trainer: Any, sample: Sample) -> Result:
     """Are logits as long as labels, as a script's metrics need them?"""
-    batch, shapes = sample.need_batch(), sample.findings.get("outputs", {})
+    batch, shapes = sample.need_small(), sample.findings.get("outputs", {})
     labels, logits = batch.get("labels"), shapes.get("logits")
     if not isinstance(labels, torch.Tensor) or labels.dim() != 2 or logits is None or len(logits) != 3:
         return "ok", "no sequence of labels to compare with", ""
@@ -209,13 +212,15 @@ def peak_memory(trainer: Any, sample: Sample) -> Result:
     device = next(model.parameters()).device
     rows = next((value.shape[0] for value in sample.need_batch().values() if isinstance(value, torch.Tensor)), 1)
     scale = trainer.args.per_device_train_batch_size / max(rows, 1)
-    # Gradients are among what the pass made; the optimiser's states come with the first step.
+    scale *= token_count(sample.need_batch()) / token_count(sample.need_small())
     if device.type == "cuda":
-        activations = torch.cuda.max_memory_allocated(device) - weight_bytes(model)
+        made, fixed = torch.cuda.max_memory_allocated(device) - weight_bytes(model), 0
         free, _ = torch.cuda.mem_get_info(device)
     else:
-        activations, free = sample.findings["activations"], hardware.available_memory()
-    need = int(max(activations, 0) * scale) + _state_bytes(trainer)
+        made, fixed = sample.findings["activations"], sample.findings["gradients"]
+        free = hardware.available_memory()
+    # The optimiser's states come with the first step.
+    need = int(max(made, 0) * scale) + fixed + _state_bytes(trainer)
     held = weight_bytes(model)
     saw = f"{(held + need) / 1e6:,.0f} MB at the peak, of which {held / 1e6:,.0f} MB are loaded already"
     if free is None:

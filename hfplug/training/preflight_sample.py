@@ -14,6 +14,9 @@ from hfplug.training.preflight_trace import can_be_read_twice
 ROWS_READ = 2000
 ROWS_OF_A_STREAM = 64
 SECONDS_OF_READING = 3.0
+# A pass on a CPU takes seconds for so many tokens, and minutes for a batch of long rows.
+TOKENS_ON_CPU = 512
+SHORT_ROW = 64
 
 
 @dataclass
@@ -23,7 +26,9 @@ class Sample:
     Attributes:
         rows: Up to :data:`ROWS_READ` rows of the training data.
         total: Rows in all, or None for a stream.
-        batch: A batch as the Trainer would make it, on the model's device; None if it could not be made.
+        batch: A batch of the longest rows, as the Trainer would make it, on the model's device; None if it could not
+            be made.
+        small: What is sent through the model: the same, or on a CPU fewer and shorter rows where those are long.
         why_not: Why there is no batch.
         findings: What one check leaves for another.
     """
@@ -31,6 +36,7 @@ class Sample:
     rows: list[dict[str, Any]]
     total: int | None
     batch: dict[str, Any] | None
+    small: dict[str, Any] | None = None
     why_not: str = ""
     findings: dict[str, Any] = field(default_factory=dict)
 
@@ -43,6 +49,14 @@ class Sample:
         if self.batch is None:
             raise ValueError(f"no batch could be made ({self.why_not})")
         return dict(self.batch)
+
+    def need_small(self) -> dict[str, Any]:
+        """What is sent through the model.
+
+        Raises:
+            ValueError: There is none.
+        """
+        return self.need_batch() if self.small is None else dict(self.small)
 
 
 def take_sample(trainer: Any) -> Sample:
@@ -63,10 +77,35 @@ def take_sample(trainer: Any) -> Sample:
     try:
         size = min(trainer.args.per_device_train_batch_size, 4)
         chosen = sorted(rows, key=row_length, reverse=True)[:size]
-        batch = trainer._prepare_inputs(collator([dict(row) if isinstance(row, dict) else row for row in chosen]))
-        return Sample(rows=rows, total=total, batch=dict(batch))
+        batch = _collated(trainer, collator, chosen)
+        small = None
+        if token_count(batch) > TOKENS_ON_CPU and trainer.args.device.type == "cpu":
+            enough = min(SHORT_ROW, max(map(row_length, rows)))
+            short = sorted((row for row in rows if row_length(row) >= enough), key=row_length)
+            small = _collated(trainer, collator, short[: min(size, 2)])
+        return Sample(rows=rows, total=total, batch=batch, small=small)
     except Exception as error:  # a collator of somebody's own
         return Sample(rows=rows, total=total, batch=None, why_not=_first_line(error))
+
+
+def _collated(trainer: Any, collator: Any, rows: list[Any]) -> dict[str, Any]:
+    return dict(trainer._prepare_inputs(collator([dict(row) if isinstance(row, dict) else row for row in rows])))
+
+
+def token_count(batch: dict[str, Any]) -> int:
+    """Places of a batch's inputs and targets, padding included; its rows where it has neither.
+
+    Args:
+        batch: As a collator makes it.
+    """
+    places = {}
+    for name in ("input_ids", "labels"):
+        value = batch.get(name)
+        if isinstance(value, torch.Tensor) and value.dim() == 2:
+            places[tuple(value.shape)] = value.numel()  # labels that are places of the input count once
+    if places:
+        return sum(places.values())
+    return next((value.shape[0] for value in batch.values() if isinstance(value, torch.Tensor) and value.dim()), 1)
 
 
 def row_length(row: Any) -> int:

@@ -31,7 +31,7 @@ def survives_saving(trainer: Any, sample: Sample) -> Result:
     if prompt_network(model):  # loading puts what it gave in its place, and it would train no more
         return "skipped", "the prompt is computed by a network, which is not saved: only what it gives is", ""
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    row = first_rows(sample.need_batch(), 1) if sample.batch is not None else None
+    row = first_rows(sample.need_small(), 1) if sample.batch is not None else None
     before = {name: one.detach().clone() for name, one in trained.items()}
     model.eval()
     if is_plugged(model):

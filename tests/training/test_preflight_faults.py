@@ -298,10 +298,20 @@ def test_fsdp_that_accelerate_leaves_out_is_said(bases, tmp_path, monkeypatch):
     assert one.verdict == "warning" and "FSDP was asked for and is not on" in one.saw
 
 
-def test_a_run_that_does_not_fit_is_said_and_the_prediction_is_what_the_meter_sees(bases, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("method", "passed"), [("lora", "the batch"), ("full", "short rows")])
+def test_a_run_that_does_not_fit_is_said_and_the_prediction_is_what_the_meter_sees(
+    bases, tmp_path, monkeypatch, method, passed
+):
     from hfplug.models import hardware
+    from hfplug.training import preflight_sample
 
-    trainer = trainer_for(bases, tmp_path, "t5", "lora", data=rows(*[24] * 8), max_steps=4, save_strategy="no")
+    if passed == "short rows":  # as on a CPU where rows are long: what is seen of short ones is reckoned up
+        monkeypatch.setattr(preflight_sample, "TOKENS_ON_CPU", 50)
+        monkeypatch.setattr(preflight_sample, "SHORT_ROW", 16)
+    data = rows(*[24] * 4, *[60] * 4)
+    trainer = trainer_for(bases, tmp_path, "llama", method, data=data, max_steps=4, save_strategy="no")
+    small = preflight_sample.take_sample(trainer).small
+    assert (None if small is None else small["input_ids"].shape) == (None if passed == "the batch" else (2, 24))
     one = found(trainer)["peak memory"]
     assert one.verdict == "ok" and "MB are free" in one.saw
     predicted = float(one.saw.split(" MB")[0].replace(",", ""))
