@@ -73,6 +73,29 @@ class PromptView:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class PromptLoss:
+    """What a soft prompt is worth on some rows, as mean cross-entropy a token of the answers.
+
+    Attributes:
+        rows: How many rows were asked.
+        whole: With the prompt as it is. without: With none.
+        left_out: With one virtual token left out, for each.
+        hard_prompt: The nearest word of each virtual token, as text.
+        hard: With the vectors of these words as the prompt.
+        random_words: Mean with as many words drawn at random. random_draws: How many such prompts.
+    """
+
+    rows: int
+    whole: float
+    without: float
+    left_out: tuple[float, ...]
+    hard_prompt: str
+    hard: float
+    random_words: float
+    random_draws: int
+
+
 def look_at_prompt(
     prompt: Tensor,
     config: Mapping[str, Any],

@@ -11,7 +11,7 @@ from statistics import median
 from hfplug.adapters.inspect_change import TensorChange
 from hfplug.adapters.inspect_low_rank import USED_SHARE, LowRankLayer
 from hfplug.adapters.inspect_prefix import PrefixLayer
-from hfplug.adapters.inspect_prompt import PromptRow, PromptView
+from hfplug.adapters.inspect_prompt import PromptLoss, PromptRow, PromptView
 from hfplug.adapters.inspection import Inspection
 
 WIDTH = 100
@@ -54,6 +54,7 @@ def inspection_blocks(seen: Inspection, *, top: int = 20) -> list[Block]:
     found = [
         *(_layers(seen.layers, top) if seen.layers else ()),
         *([_prompt(seen.prompt, top)] if seen.prompt is not None else ()),
+        *([_loss(seen.loss, top)] if seen.loss is not None else ()),
         *([_prefix(seen.prefix, top)] if seen.prefix else ()),
         *_changes(seen.changes, top),
         Block(sentences=tuple(_barely(seen))),
@@ -227,6 +228,22 @@ def _prompt_sentences(view: PromptView) -> Iterator[str]:
     for state, words in (("dead", "have no length"), ("not moved", "stand where they started")):
         if places := [str(row.position + 1) for row in view.rows if row.state == state]:
             yield f"Virtual tokens that {words}: {', '.join(places)}."
+
+
+def _loss(loss: PromptLoss, top: int) -> Block:
+    order = sorted(range(len(loss.left_out)), key=lambda at: -loss.left_out[at])
+    rows: list[tuple[str, ...]] = [("token left out", "loss", "more than with it")]
+    rows += [(str(at + 1), f"{loss.left_out[at]:.4f}", f"{loss.left_out[at] - loss.whole:+.4f}") for at in order[:top]]
+    return Block(
+        title="The loss without one virtual token, those first that it needs most",
+        rows=tuple(rows),
+        sentences=(
+            f"Mean cross-entropy a token of the answers to {loss.rows} rows: {loss.whole:.4f} with the prompt, "
+            f"{loss.without:.4f} without one.",
+            f"As a prompt in words, the nearest of each virtual token: {loss.hard_prompt!r}. Its loss is "
+            f"{loss.hard:.4f}; that of words drawn at random {loss.random_words:.4f} (mean of {loss.random_draws}).",
+        ),
+    )
 
 
 def _prefix(pairs: tuple[PrefixLayer, ...], top: int) -> Block:

@@ -26,7 +26,7 @@ from hfplug.adapters.inspect_base import BaseTensors, open_base
 from hfplug.adapters.inspect_change import Change, TensorChange, change_of, find_changes, measure_change
 from hfplug.adapters.inspect_low_rank import Factors, LowRankLayer, find_factors, measure
 from hfplug.adapters.inspect_prefix import PrefixLayer, look_at_prefix
-from hfplug.adapters.inspect_prompt import PromptView, look_at_prompt
+from hfplug.adapters.inspect_prompt import PromptLoss, PromptView, look_at_prompt
 from hfplug.adapters.load import find_tokenizer
 from hfplug.adapters.safetensors_header import read_header
 from hfplug.errors import AdapterError, MismatchError, SettingError
@@ -53,6 +53,7 @@ class Inspection:
         layers: Its low-rank updates and networks, in the model's order where the base tells it.
         changes: Its other tensors.
         prompt: Its soft prompt, or None. prefix: Its prefix, or nothing.
+        loss: What the soft prompt is worth on some rows, if that was measured.
         notes: What cannot be known, and what is to be kept in mind.
     """
 
@@ -69,6 +70,7 @@ class Inspection:
     changes: tuple[TensorChange, ...] = ()
     prompt: PromptView | None = None
     prefix: tuple[PrefixLayer, ...] = ()
+    loss: PromptLoss | None = None
     notes: tuple[str, ...] = ()
 
     def barely_moved(self) -> list[str]:

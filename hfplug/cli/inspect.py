@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from hfplug.cli.parser import add_flag
 
 if TYPE_CHECKING:
     from hfplug.adapters.inspect_pair import Pair
+    from hfplug.adapters.inspect_prompt import PromptLoss
     from hfplug.adapters.inspection import Inspection
 
 DESCRIPTION = """\
@@ -23,6 +25,7 @@ Any PEFT adapter will do, made with hfplug or not.
   hfplug inspect out/adapter
   hfplug inspect alice/flan-t5-small-summary-lora@v1 --base path/to/base --json
   hfplug inspect out/adapter --against nothing             the adapter alone
+  hfplug inspect out/prompt --loss --data rows.jsonl       what each virtual token is worth
   hfplug inspect out/adapter --plot heat.png --out seen    a picture; a page and the JSON
   hfplug inspect out/adapter out/another                   two of one base: did they learn the same?"""
 
@@ -42,6 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_flag(parser, "top", type=int, default=20, help="rows of a table, those that moved most (default: 20)")
     add_flag(parser, "nearest", type=int, default=5, help="words shown for a virtual token (default: 5)")
+    add_flag(
+        parser,
+        "loss",
+        action="store_true",
+        help="soft prompts: load the model and measure the loss with each virtual token left out, and that of the "
+        "nearest words as a prompt (a pass over the rows for each; off by default)",
+    )
+    add_flag(parser, "data", help="with --loss: rows to measure on (default: the examples in the adapter's record)")
+    add_flag(parser, "rows", type=int, default=32, help="with --loss: how many rows at most (default: 32)")
     add_flag(parser, "json", action="store_true", help="print JSON, with every layer and every singular value")
     add_flag(parser, "plot", metavar="FILE", type=Path, help="draw heat maps and bars into FILE.png or FILE.svg")
     add_flag(parser, "out", metavar="DIR", type=Path, help="write a page and the JSON into a new folder")
@@ -60,6 +72,10 @@ def run(parsed: argparse.Namespace) -> int:
 
     if parsed.top < 1:
         raise SettingError(f"--top must be 1 or more, not {parsed.top}.")
+    if parsed.data is not None and not parsed.loss:
+        raise SettingError("--data is read with --loss only.", fix="Add --loss, or leave out --data.")
+    if parsed.loss and parsed.other is not None:
+        raise SettingError("--loss is measured of one adapter.", fix="Leave out the other one, or --loss.")
     if parsed.plot is not None:
         from hfplug.comparison.inspect_plot import check_picture
 
@@ -71,6 +87,8 @@ def run(parsed: argparse.Namespace) -> int:
     seen: Inspection | Pair
     if parsed.other is None:
         seen = inspect_adapter(folder, nearest=parsed.nearest, say=_say, **places)
+        if parsed.loss:
+            seen = dataclasses.replace(seen, loss=_measured(seen, parsed))
         text = render_inspection(seen, top=parsed.top)
     else:
         seen = inspect_pair(folder, fetched(parsed.other, parsed.offline), say=_say, **places)
@@ -86,6 +104,13 @@ def run(parsed: argparse.Namespace) -> int:
     _say("")
     print(json.dumps(seen.to_json(), indent=1) if parsed.json else text)
     return 0
+
+
+def _measured(seen: Inspection, parsed: argparse.Namespace) -> PromptLoss:
+    from hfplug.comparison.inspect_loss import measure_prompt_loss
+
+    places = {"base": parsed.base, "revision": parsed.revision, "offline": parsed.offline}
+    return measure_prompt_loss(seen, data=parsed.data, rows=parsed.rows, say=_say, **places)
 
 
 def fetched(address: str, offline: Any) -> Path:

@@ -26,9 +26,9 @@ def look_inside_html(space: OpenSpace) -> str:
     if not parts:
         return ""
     return (
-        '<section class="hf-section hf-inside"><h2>A look inside the adapters</h2><p>What each adapter learnt, read off '
-        "its weights without asking the model anything: which layers moved and how far, in how many directions, and which "
-        "hardly moved. A layer that moved far need not be one that matters.</p>"
+        '<section class="hf-section hf-inside"><h2>A look inside the adapters</h2><p>What each adapter learnt, read '
+        "off its weights without asking the model anything: which layers moved, how far, in how many directions, and "
+        "which hardly moved. A layer that moved far need not be one that matters.</p>"
         f"{''.join(parts)}</section>"
     )
 
