@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.errors import MethodError, SettingError, did_you_mean
 from hfplug.methods.anatomy_view import AnatomyView
-from hfplug.methods.plugins import load_plugins
+from hfplug.methods.plugins import check_class, load_plugins
 from hfplug.methods.settings import check_setting
 from hfplug.methods.values import LearningRate as LearningRate
 from hfplug.methods.values import Preset as Preset
@@ -302,20 +302,16 @@ def register_method(cls: type[TuningMethod]) -> type[TuningMethod]:
     """Class decorator: make a method known by its name.
 
     Raises:
-        MethodError: if another class has the name already.
+        MethodError: if the class is no method, says too little of itself, or another has its name or its flags.
     """
-    if cls.category not in CATEGORIES:
-        raise MethodError(f"{cls.name}: category must be one of {', '.join(CATEGORIES)}, not {cls.category!r}.")
-    known = _REGISTRY.get(cls.name)
-    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise MethodError(f"Two tuning methods are called {cls.name!r}: {known.__module__} and {cls.__module__}.")
+    check_class(cls, TuningMethod, CATEGORIES, _REGISTRY)
     _REGISTRY[cls.name] = cls
     return cls
 
 
 def method_names() -> tuple[str, ...]:
     """The names of all methods, those of one category together, as tables show them."""
-    load_plugins()
+    load_plugins(_REGISTRY)
     return tuple(sorted(_REGISTRY, key=lambda name: CATEGORIES.index(_REGISTRY[name].category)))
 
 
@@ -328,7 +324,7 @@ def get_method(name: str) -> type[TuningMethod]:
     Raises:
         MethodError: if there is no such method, with the nearest name.
     """
-    load_plugins()
+    load_plugins(_REGISTRY)
     found = _REGISTRY.get(str(name).lower().replace("-", "_"))
     if found is None:
         guess = did_you_mean(str(name), _REGISTRY)

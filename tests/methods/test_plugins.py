@@ -1,4 +1,4 @@
-"""Methods of other packages: registered by an entry point, left out if broken, refused if the name is taken."""
+"""Methods of other packages: registered by an entry point, left out with a warning if broken."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 METHOD = '''
 from dataclasses import dataclass
@@ -43,18 +45,38 @@ def test_a_method_of_another_package_has_a_name_and_flags(tmp_path):
     assert ask(tmp_path, code).stdout.split() == ["True"]
 
 
-def test_a_broken_one_is_a_warning_that_names_it_and_stops_nothing(tmp_path):
-    install(tmp_path, "broken_package", "import there_is_no_such_module")
-    found = ask(tmp_path, "import hfplug; print('lora' in hfplug.method_names())")
-    assert found.stdout.split() == ["True"], found.stderr
-    assert "'broken_package'" in found.stderr and "there_is_no_such_module" in found.stderr
+BROKEN = {
+    "import error": ("import there_is_no_such_module", "No module named 'there_is_no_such_module'"),
+    "exit": ("raise SystemExit('not today')", "SystemExit: not today"),
+    "name that is taken": (METHOD.format(name="lora"), "Two tuning methods are called 'lora': hfplug.methods.lora and"),
+    "flags that are taken": (METHOD.format(name="other").replace('"mine"', '"lora"'), "flags that begin with --lora"),
+    "no method": (
+        "from hfplug.methods import register_method\n@register_method\nclass Mine: ...",
+        "is no tuning method",
+    ),
+    "nothing registered": ("x = 1", "registers no method; put @register_method on its class"),
+    "says nothing": (
+        METHOD.format(name="mine").replace("(Lora)", "(TuningMethod)").replace("import Lora", "import TuningMethod"),
+        "does not say its category, summary, paper",
+    ),
+    "bad default": (METHOD.format(name="mine") + "    r: int = 0.5\n", "cannot be made with its defaults"),
+}
 
 
-def test_a_name_that_is_taken_is_an_error_that_names_both(tmp_path):
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_one_is_a_warning_that_names_it_and_stops_nothing(tmp_path, what):
+    code, words = BROKEN[what]
+    install(tmp_path, "broken_package", code)
+    install(tmp_path, "good_package", METHOD.format(name="good").replace('"mine"', '"good"'))
+    done = ask(tmp_path, "from hfplug.cli.main import main; main(['methods', 'lora', 'good'])")
+    assert done.returncode == 0 and "two thin matrices" in done.stdout, done.stderr
+    warned = [line for line in done.stderr.splitlines() if "is left out" in line]
+    assert len(warned) == 1 and "'broken_package' of the package broken_package" in warned[0]
+    assert words in warned[0], warned[0]
+
+
+def test_the_help_is_printed_beside_a_broken_one(tmp_path):
     install(tmp_path, "clashing_package", METHOD.format(name="lora"))
-    code = (
-        "import hfplug\nfor _ in range(2):\n    try:\n        hfplug.method_names()\n"
-        "    except hfplug.MethodError as e:\n        print(e)"
-    )
-    lines = ask(tmp_path, code).stdout.splitlines()
-    assert len(lines) == 2 and all("clashing_package" in line and "hfplug.methods.lora" in line for line in lines)
+    done = ask(tmp_path, "import sys; from hfplug.cli.main import main; sys.exit(main(['--help']))")
+    assert done.returncode == 0 and "usage: hfplug" in done.stdout
+    assert "Traceback" not in done.stderr
