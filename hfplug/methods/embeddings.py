@@ -85,6 +85,8 @@ class Embeddings(TuningMethod):
         first = wrapped[0].token_adapter
         for one in wrapped:
             if one.original_module.weight is not first.base_layer.weight:
+                if one.token_adapter.tied_adapter is None:
+                    continue  # an output layer of its own, whose new rows are trained too
                 raise MethodError(
                     "embeddings: the configuration of this model says that the output layer shares the embedding's"
                     " weights, and it has others; PEFT goes by the configuration.",

@@ -30,6 +30,7 @@ from hfplug.models.base import (
 from hfplug.models.placeholders import check_has_table, see_to_input
 from hfplug.models.quantize import bitsandbytes_config, layers_to_keep, settle_four_bit_layers
 from hfplug.models.tryout import try_out
+from hfplug.models.vocabulary import added_rows, save_rows_alone, train_rows
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +129,9 @@ def apply_method(
         task_type: As for :func:`build_model`; read from the model's class if None.
         missing_keys: Parameters that the checkpoint did not hold, as ``from_pretrained(output_loading_info=True)``
             tells: their modules start at random, and are trained and saved with the adapter.
-        new_tokens: Rows of the embedding that were added after loading: trained and saved with the adapter where
-            the method can (else PEFT saves the whole embedding).
+        new_tokens: Rows of the embedding that were added after loading; found by the base's configuration if it is on
+            this machine. They are trained and saved with the adapter where the method can (lora, dora, qlora,
+            embeddings); else PEFT saves the whole embedding, and the log says how large it is.
         **settings: Settings of the method.
 
     Returns:
@@ -151,7 +153,7 @@ def apply_method(
         chosen,
         kind,
         missing_keys=tuple(missing_keys),
-        new_tokens=tuple(new_tokens),
+        new_tokens=tuple(new_tokens) or added_rows(model, name, commit),
         base_name=name,
         base_commit=commit,
     )
@@ -323,19 +325,15 @@ def _apply(
             parameter.requires_grad_(parameter.is_floating_point())
         tuned = model
     else:
-        if new_tokens and hasattr(config, "trainable_token_indices"):
-            config.trainable_token_indices = {_embedding_name(model): list(new_tokens)}
+        alone = bool(new_tokens) and train_rows(config, model, new_tokens, method.name)
         tuned = _wrap(model, config, method, base_commit)
+        if alone:
+            save_rows_alone(tuned)
         if base_name:
             tuned.active_peft_config.base_model_name_or_path = base_name
     remember(tuned, Applied(method=method, anatomy=anatomy, base_name=base_name, base_commit=base_commit))
     logger.info("%s: %s", method.name, method.summary)
     return tuned
-
-
-def _embedding_name(model: Any) -> str:
-    embedding = model.get_input_embeddings()
-    return next(name for name, module in model.named_modules() if module is embedding)
 
 
 def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str | None) -> nn.Module:
