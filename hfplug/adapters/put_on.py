@@ -109,9 +109,13 @@ def reason_of(error: Exception) -> str:
 def _let_peft_load(model: nn.Module, adapter: AdapterDir) -> nn.Module:
     from peft import PeftModel
 
+    from hfplug.methods.tuners.layers import let_unload
+
     try:
         with calling_peft():
-            return PeftModel.from_pretrained(model, str(adapter.path))
+            tuned = PeftModel.from_pretrained(model, str(adapter.path))
+            let_unload(tuned)
+            return tuned
     except KeyError as error:
         raise MismatchError(
             f"The adapter in {str(adapter.path)!r} lacks the tensor {error}, which its settings announce.",

@@ -339,6 +339,8 @@ def _apply(
 def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str | None) -> nn.Module:
     from peft import get_peft_model, prepare_model_for_kbit_training
 
+    from hfplug.methods.tuners.layers import let_unload
+
     if getattr(model, "is_quantized", False):
         # Norms to float32 and all frozen; checkpointing stays the Trainer's choice.
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -351,6 +353,7 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
             tuned: Any = get_peft_model(model, config, revision=base_commit)  # type: ignore[arg-type]
             see_to_input(tuned, method)
             tuned = method.finish(tuned)
+            let_unload(tuned)
         if method.tried_out == "on":
             try_out(tuned, method)
         return tuned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -32,6 +33,26 @@ class LayerConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftWord(self.word)  # type: ignore[assignment]
+
+
+def let_unload(model: Any) -> None:
+    """Let a PEFT model put back modules that hold no ``weight`` of their own: a classification head of two layers.
+
+    PEFT (0.21) asks each module that it puts back when it merges or unloads for its weight, and fails on these.
+
+    Args:
+        model: A PEFT model; one without layers of adapters is left as it is.
+    """
+    tuner = model.base_model
+    if isinstance(tuner, BaseTuner):
+        tuner._replace_module = functools.partial(_replace_module, tuner._replace_module)  # type: ignore[method-assign]
+
+
+def _replace_module(usual: Any, parent: Any, name: str, new: nn.Module, old: nn.Module) -> None:
+    if hasattr(new, "base_layer") or hasattr(getattr(old, "base_layer", old), "weight"):
+        usual(parent, name, new, old)
+    else:
+        setattr(parent, name, new)
 
 
 class LayerTuner(BaseTuner):
