@@ -42,6 +42,7 @@ from hfplug.adapters.files import (
     is_pickle,
     pickle_error,
     read_object,
+    refuse_adapterhub,
     refuse_foreign,
     refuse_leaving,
     same_adapter,
@@ -269,6 +270,7 @@ def _kind_of(path: Path) -> Kind:
 
 
 def _check_config(config: Mapping[str, Any], kind: Kind, path: Path) -> None:
+    refuse_adapterhub(config, path)
     if kind == "peft" and not config.get("peft_type"):
         raise AdapterError(f"{path / CONFIG[kind]} has no 'peft_type'.", fix="Save the adapter again with PEFT.")
     if kind == "full" and not (config.get("model_type") or config.get("architectures")):

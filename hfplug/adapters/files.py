@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +49,41 @@ _TRAINERS_OWN = re.compile(r"checkpoint-\d+|trainer_state\.json|optimizer\..*|sc
 def is_allowed(name: str) -> bool:
     """Whether a file of this name (relative to the folder, with ``/``) may belong to an adapter."""
     return name in NAMES or bool(SHARD.fullmatch(name) or _CHAT_TEMPLATE.fullmatch(name))
+
+
+def adapterhub_error(where: object) -> AdapterError:
+    """The error for a folder or repo that the library ``adapters`` (AdapterHub) wrote.
+
+    Args:
+        where: The folder or repo.
+    """
+    return AdapterError(
+        f"{where} is an adapter of the library 'adapters' (AdapterHub): it lacks PEFT's settings (peft_type,"
+        " target_modules) and adapter_model.safetensors, and its weights have names of that library.",
+        fix="Load it there with model.load_adapter, call model.merge_adapter(name) and save the model; then type:"
+        " hfplug extract FULL --base BASE --rank (that of its config) --out DIR",
+    )
+
+
+def refuse_adapterhub(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a folder whose ``adapter_config.json`` is one of the library ``adapters``.
+
+    Args:
+        config: Its content. path: The folder.
+    """
+    is_theirs = isinstance(config.get("config"), (str, dict)) and "model_type" in config
+    if is_theirs and not ("peft_type" in config or "architectures" in config):  # a config.json has architectures
+        raise adapterhub_error(path)
+
+
+def refuse_adapterhub_names(names: Collection[str], repo_id: str) -> None:
+    """The same by the names of a repo's files, before one is fetched.
+
+    Args:
+        names: Of its files. repo_id: The repo.
+    """
+    if CONFIG["peft"] in names and not {"pytorch_adapter.bin", "adapter.safetensors"}.isdisjoint(names):
+        raise adapterhub_error(repo_id)
 
 
 def refuse_foreign(place: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hfplug.adapters import atomic
+from hfplug.adapters import files as adapter_files
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.files import CONFIG, OURS, SHARD, TOKENIZER, WEIGHTS, WEIGHTS_INDEX, file_sha256, is_allowed
 from hfplug.errors import AdapterError, HubError, HubUnavailableError, UnsafeFileError
@@ -251,6 +252,7 @@ def wanted_files(names: set[str], repo_id: str) -> list[str]:
         fix = f"There is one in its folder {inner[0]!r}: ask its owner for a repo of its own." if inner else None
         raise AdapterError(f"{repo_id} holds no adapter: neither adapter_config.json nor config.json.", fix=fix)
     if missing := sorted(needed - names):
+        adapter_files.refuse_adapterhub_names(names, repo_id)
         if pickles & names:
             raise UnsafeFileError(
                 f"{repo_id} holds its weights only as {sorted(pickles & names)[0]}, a pickle, which can run code when"
@@ -394,6 +396,5 @@ def _copy(adapter: AdapterDir, out: str | Path) -> AdapterDir:
     if place.resolve() == adapter.path.resolve():
         return adapter
     file = adapter.path / "README.md"
-    # Whoever wrote it may have written it in anything.
-    card = file.read_text("utf-8", errors="replace") if file.is_file() else None
+    card = file.read_text("utf-8", errors="replace") if file.is_file() else None  # by anybody, in any encoding
     return AdapterDir.write(place, source=adapter.path, card=card)
