@@ -40,7 +40,7 @@ def pair_blocks(pair: Pair, *, top: int = 20) -> list[Block]:
 
 def _layers(pair: Pair, top: int) -> Block:
     ordered = sorted(pair.layers, key=lambda one: -abs(one.cosine or 0.0))
-    heading = ("layer", "cosine", "writes alike", "chance", "reads alike", "chance", "used ranks")
+    heading = ("layer", "cosine", "writes", "chance", "reads", "chance", "used ranks")
     means = [number(pair.mean_of(what)) for what in ("cosine", "overlap_out", "chance_out", "overlap_in", "chance_in")]
     return Block(
         title=f"The {top} of {len(ordered)} layers that are most alike" if len(ordered) > top else "Layers",

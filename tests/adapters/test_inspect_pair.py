@@ -130,7 +130,7 @@ def test_the_command_takes_two(make, bases, capsys):
     words = ["inspect", str(one), str(other), "--base", str(bases["llama"])]
     assert main(words) == 0
     text = capsys.readouterr().out
-    assert "writes alike" in text and "Mean of the layers: cosine" in text
+    assert "used ranks" in text and "…" not in text and "writes alike" in text and "Mean of the layers: cosine" in text
     assert max(map(len, text.splitlines()[3:])) <= 100
     assert main([*words, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["layers"]) == 8
