@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GROUPS = ("attention", "query", "key_value", "value", "feed_forward", "all-linear")
+EXPERTS = "experts"
+GROUPS = ("attention", "query", "key_value", "value", "feed_forward", "all-linear", "experts")
 INITIALISATIONS = ("default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "mica", "loftq")
 # Started by hfplug.methods.tuners.lora_start, the first three with what they started from kept beside: rank 2r.
 _KEPT_BESIDE = ("pissa", "pissa_niter_16", "olora")
@@ -78,7 +79,8 @@ class Lora(TuningMethod):
     lora_alpha: int = setting(32, low=1, high=65536, help="scale: the update is multiplied by lora_alpha / r")
     lora_dropout: float = setting(0.0, low=0.0, high=0.95, help="dropout on the adapter's input, a share")
     target_modules: tuple[str, ...] = setting(
-        ("attention",), help="attention, query, key_value, value, feed_forward, all-linear, or names"
+        ("attention",),
+        help="attention, query, key_value, value, feed_forward, all-linear, experts, or names",
     )
     use_rslora: bool = setting(False, help="scale by lora_alpha / sqrt(r) instead (rank-stabilised LoRA)")
     init_lora_weights: str = setting("default", choices=INITIALISATIONS, help="how A and B start")
@@ -122,6 +124,7 @@ class Lora(TuningMethod):
             lora_alpha=self.lora_alpha * alpha_times,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout,
             target_modules=targets,
+            target_parameters=_stacked_experts(self, anatomy),
             rank_pattern={name: rank * times for name, rank in ranks.items()},
             alpha_pattern={name: alpha * alpha_times for name, alpha in alphas.items()},
             use_rslora=self.use_rslora,
@@ -183,7 +186,7 @@ def _targets(method: Lora, anatomy: AnatomyView) -> Any:
     wanted: dict[str, None] = {}
     for item in method.target_modules or ("attention",):
         found = matching_layers(item, anatomy)
-        if not found:
+        if not found and not (item == EXPERTS and anatomy.expert_tensors):
             endings = sorted({name.rsplit(".", 1)[-1] for name in anatomy.linear})
             # A group that is empty here is no misspelling.
             guess = "" if item in GROUPS else did_you_mean(item, [*GROUPS, *endings])
@@ -196,6 +199,14 @@ def _targets(method: Lora, anatomy: AnatomyView) -> Any:
     return shortest_names(tuple(wanted), anatomy.modules)
 
 
+def _stacked_experts(method: Lora, anatomy: AnatomyView) -> list[str] | None:
+    """The parameters that hold the matrices of all experts of a block, if experts are asked for; PEFT has one pair of
+    matrices for each expert there."""
+    if EXPERTS not in method.target_modules or not anatomy.expert_tensors:
+        return None
+    return shortest_names(anatomy.expert_tensors, (*anatomy.modules, *anatomy.expert_tensors))
+
+
 def matching_layers(item: str, anatomy: AnatomyView) -> tuple[str, ...]:
     """The modules that a group, a name or the ending of a name means; none if it means none."""
     mixing = {*anatomy.attention, *anatomy.mixer}
@@ -206,6 +217,7 @@ def matching_layers(item: str, anatomy: AnatomyView) -> tuple[str, ...]:
         "value": value_layers(anatomy),
         "feed_forward": anatomy.feed_forward,
         "all-linear": anatomy.linear,
+        EXPERTS: anatomy.experts,
     }
     if item.replace("_linear", "-linear") in groups:
         return groups[item.replace("_linear", "-linear")]

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 import hfplug
 
@@ -52,3 +61,41 @@ def test_a_model_without_attention_gets_it_on_its_mixer():
     assert "Did you mean" not in str(caught.value)  # what was asked for is spelt right
     assert "in_proj" in caught.value.fix
     assert targets(hfplug.apply_method(mamba, "lora")) == ["in_proj"]
+
+
+def mixtral() -> MixtralForCausalLM:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return MixtralForCausalLM(MixtralConfig(vocab_size=32, num_key_value_heads=2, num_local_experts=2, **shape)).eval()
+
+
+@pytest.mark.parametrize("wanted", ["experts", "attention,experts"])
+def test_experts_that_are_one_tensor_are_adapted_saved_switched_off_and_merged(wanted, tmp_path):
+    from peft import PeftModel
+
+    ids = torch.arange(3, 12)[None]
+    base = mixtral()(input_ids=ids).logits
+    model = hfplug.apply_method(mixtral(), "lora", target_modules=wanted, r=4)
+    assert torch.equal(model.eval()(input_ids=ids).logits, base)
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        trained = {name: one.grad for name, one in model.named_parameters() if one.requires_grad}
+        assert all(grad is not None for grad in trained.values())
+        optimizer.step()
+    assert all(bool(grad.any()) for grad in trained.values())
+    assert sum("experts" in name for name in trained) == 2 * 2 * 2  # two blocks, up and down, A and B
+    assert any("q_proj" in name for name in trained) == ("attention" in wanted)
+    tuned = model(input_ids=ids).logits
+    with model.disable_adapter():
+        assert torch.equal(model(input_ids=ids).logits, base)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(mixtral(), tmp_path).eval()
+    assert torch.equal(loaded(input_ids=ids).logits, tuned) and not torch.allclose(tuned, base, atol=1e-3)
+    assert torch.allclose(model.merge_and_unload()(input_ids=ids).logits, tuned, atol=1e-5)
+
+
+def test_a_model_without_experts_has_none_to_adapt():
+    with pytest.raises(hfplug.MethodError, match="'experts' matches no linear layer of this llama model"):
+        hfplug.apply_method(llama(), "lora", target_modules="experts")
