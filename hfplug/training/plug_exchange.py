@@ -97,7 +97,7 @@ class PluggedModel:
         return result
 
     def add_adapter(self: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
-        """As PEFT's; a second soft prompt (TRL's reference) does not train beside the first, as a second LoRA does not."""
+        """As PEFT's; a second soft prompt (TRL's reference) does not train beside the first, as with LoRA."""
         result = super().add_adapter(adapter_name, *args, **kwargs)  # type: ignore[misc]
         prompts = getattr(self, "prompt_encoder", {})
         if adapter_name != self.active_adapter and adapter_name in prompts:

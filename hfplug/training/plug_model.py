@@ -21,6 +21,7 @@ from hfplug.models.factory import Applied, applied_to, apply_method, remember
 from hfplug.models.quantize_loaded import quantize_loaded
 from hfplug.training.load_notes import LoadNote, embedding_rows, note_of
 from hfplug.training.plug_exchange import Plug, become, is_plugged, twin_of
+from hfplug.training.plug_network import load_network
 from hfplug.training.plug_settings import read_settings
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ def plug_saved(model: Any, method: TuningMethod, folder: Path) -> None:
             fix="Run with the method that it was made with, or let the script load the base.",
         )
     model.load_adapter(str(folder), "default", is_trainable=True)
+    load_network(model, folder)
     logger.info("The adapter in %s is on its base; training goes on from it.", folder)
 
 

@@ -35,19 +35,6 @@ def extra_positions(model: Any) -> int:
     return int(config.num_virtual_tokens)
 
 
-def prompt_network(model: Any) -> list[str]:
-    """Names of the trained tensors of a network that computes the prompt; it is not saved, only what it gives.
-
-    Args:
-        model: A ``PeftModel``.
-    """
-    return [
-        name
-        for name, one in model.named_parameters()
-        if one.requires_grad and name.startswith("prompt_encoder.") and not name.endswith(".embedding.weight")
-    ]
-
-
 def soft_forward(model: Any, kwargs: dict[str, Any], plain: Callable[..., Any]) -> Any:
     """The forward pass of a soft-prompted model, with outputs that are as long as its inputs.
 

@@ -27,9 +27,9 @@ from hfplug.training.guard import advised_learning_rate
 from hfplug.training.plug_exchange import is_plugged
 from hfplug.training.plug_losses import NeftuneCallback, smoothed_loss
 from hfplug.training.plug_model import plug_model
+from hfplug.training.plug_network import NETWORK_FILE, load_network, prompt_network, save_network
 from hfplug.training.plug_optimizer import leave_out_frozen, refill_optimizer, set_learning_rate
 from hfplug.training.plug_push import push_settings
-from hfplug.training.plug_soft import prompt_network
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +103,16 @@ class PluggedTrainer(Trainer):
         logger.info("trainer.push_to_hub() of the script is left out: hfplug pushes to %s.", self.hfplug_pushes)
         return None
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if is_plugged(self.model):
+            save_network(self.model, Path(output_dir if output_dir is not None else self.args.output_dir))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: Any, model: Any = None) -> None:
         refuse_other_kind(resume_from_checkpoint, self.hfplug_plan.method, self.model)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if is_plugged(self.model):
+            load_network(self.model, Path(str(resume_from_checkpoint)))
 
 
 # What reads a Trainer's signature finds Trainer's own.
@@ -201,10 +208,10 @@ def refuse_other_kind(checkpoint: Any, method: TuningMethod, model: Any) -> None
     folder = Path(str(checkpoint))
     has_adapter = (folder / "adapter_config.json").is_file()
     has_full = any(folder.glob("model*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
-    if is_plugged(model) and has_adapter and prompt_network(model):
+    if is_plugged(model) and has_adapter and prompt_network(model) and not (folder / NETWORK_FILE).is_file():
         raise MismatchError(
             f"{method.name} computes its prompt by a network, which PEFT does not save: {str(folder)!r} holds what the "
-            "network gave, and training cannot go on from that.",
+            f"network gave, without {NETWORK_FILE}, and training cannot go on from that.",
             fix="Start afresh in another output folder.",
         )
     if is_plugged(model) and has_full and not has_adapter:

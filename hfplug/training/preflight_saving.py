@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hfplug.training.plug_exchange import is_plugged
-from hfplug.training.plug_soft import prompt_network
+from hfplug.training.plug_network import prompt_network
 from hfplug.training.preflight_sample import Sample, first_rows, has_adapter
 
 Result = tuple[str, str, str]

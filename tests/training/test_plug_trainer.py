@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import hfplug
-from hfplug.errors import TrainingError
+from hfplug.errors import MismatchError, TrainingError
 from hfplug.hub.server import running_hub
 from hfplug.training.plug_trainer import PluggedTrainer
 
@@ -96,6 +96,31 @@ def test_metrics_are_those_of_a_script_edited_by_hand_step_for_step(bases, tmp_p
     assert kept == wanted
     ours = other.model.state_dict()
     assert all(torch.equal(value, ours[name]) for name, value in one.model.state_dict().items())
+
+
+NETWORKS = [hfplug.PTuning(num_virtual_tokens=4), hfplug.PrefixTuning(num_virtual_tokens=4, prefix_projection="on")]
+
+
+@pytest.mark.parametrize("chosen", NETWORKS, ids=lambda one: one.name)
+def test_a_prompt_that_a_network_computes_is_trained_on_from_a_checkpoint_bit_for_bit(bases, tmp_path, chosen):
+    def made():
+        torch.manual_seed(3)
+        model = AutoModelForCausalLM.from_pretrained(bases["llama"])
+        return hfplug.plug(
+            Trainer(model, arguments(tmp_path / "out"), train_dataset=data(), eval_dataset=data(8)), chosen
+        )
+
+    whole = made()
+    whole.train()
+    again = made()
+    again.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+    wanted = whole.model.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in again.model.state_dict().items())
+    assert again.evaluate()["eval_loss"] == whole.evaluate()["eval_loss"]
+    assert not list((tmp_path / "out" / "adapter").glob("prompt_network*"))
+    (tmp_path / "out" / "checkpoint-2" / "prompt_network.safetensors").unlink()
+    with pytest.raises(MismatchError, match=r"without prompt_network\.safetensors"):
+        made().train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
 
 
 def test_the_optimizer_holds_the_adapter_and_nothing_else(bases, tmp_path):

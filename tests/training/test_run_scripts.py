@@ -191,10 +191,6 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(monkeypatch, bases, tmp_path
     for file in (twice / "checkpoint-4").iterdir():  # as if it had been killed after step 2
         file.unlink()
     (twice / "checkpoint-4").rmdir()
-    if method == "p_tuning":
-        with pytest.raises(MismatchError, match="computes its prompt by a network, which PEFT does not save"):
-            run_here(monkeypatch, SCRIPTS / "summarize.py", flags, method)
-        return
     run_here(monkeypatch, SCRIPTS / "summarize.py", flags, method)
     for name in ("adapter_model.safetensors", "model.safetensors"):
         if (once / name).exists():
