@@ -121,7 +121,7 @@ def lay_out(adapter: AdapterDir, method: TuningMethod, base: Base, task_type: st
     if method.loading(adapter.config) == "into":
         return f"it changes the base when it is loaded ({_kind(adapter)})"
     with torch.device("meta"):
-        auto: Any = auto_class(task_type)
+        auto: Any = auto_class(task_type, base.config)
         model = auto.from_config(copy.deepcopy(base.config), trust_remote_code=base.trust_remote_code)
     rows, wanted = count_embedding_rows(model), adapter.lock.vocab_size if adapter.lock else None
     if None not in (rows, wanted) and rows != wanted:
