@@ -127,6 +127,8 @@ def markdown(lines: list[dict[str, Any]]) -> str:
         " as tiny models with random weights. Written by"
         " `python benchmarks/architectures.py --markdown docs/architectures.md`, whose first lines say what is asked.",
         "",
+        "*pairs*: on how many of them a method was asked.",
+        "",
         "*refused*: hfplug says in a sentence why it does not work. *wrong* and *crash* are faults that are not mended"
         " yet. *base*: the tiny base does not train without a method either, on text alone or at all. The two shares"
         " are of the numbers in all matrices but embeddings, the mean over the pairs that work.",
