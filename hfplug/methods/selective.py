@@ -48,8 +48,7 @@ class Selective(TuningMethod):
             if isinstance(layer, LNTuningLayer):
                 for copied in layer.ln_tuning_layers.values():
                     self._refuse_quantised(copied)
-                    for inner in copied.modules():
-                        _train_in_float32(inner)
+                    train_in_float32(copied)
         return model
 
     def _refuse_quantised(self, copied: nn.Module) -> None:
@@ -60,26 +59,38 @@ class Selective(TuningMethod):
             )
 
 
-def _train_in_float32(copied: nn.Module) -> None:
+def train_in_float32(copied: nn.Module) -> None:
+    """Hold the 16-bit weights of a copy, and of what is in it, in float32, and round them while its forward runs.
+
+    All of them at once, since a mixer reads the weights of its own layers.
+
+    Args:
+        copied: A module that is trained beside the base's own; changed in place.
+    """
     import torch
 
-    formats = {name: one.dtype for name, one in copied.named_parameters(recurse=False)}
-    coarse = {name: dtype for name, dtype in formats.items() if dtype in (torch.bfloat16, torch.float16)}
+    coarse = {
+        name: one.dtype for name, one in copied.named_parameters() if one.dtype in (torch.bfloat16, torch.float16)
+    }
     if not coarse:
         return
     for name in coarse:
-        parameter = copied._parameters[name]
-        assert parameter is not None
+        parameter = copied.get_parameter(name)
         parameter.data = parameter.data.float()
     copied.hfplug_formats = coarse  # type: ignore[assignment]
     copied.forward = types.MethodType(_rounded_forward, copied)  # type: ignore[method-assign]
 
 
 def _rounded_forward(copied: Any, *args: Any, **kwargs: Any) -> Any:
-    """The layer's own forward, with its float32 weights rounded to the format that the base holds them in."""
-    trained = dict(copied._parameters)
-    copied._parameters.update({name: trained[name].to(dtype) for name, dtype in copied.hfplug_formats.items()})
+    """The module's own forward, with its float32 weights rounded to the formats that the base holds them in."""
+    places = []
+    for name, dtype in copied.hfplug_formats.items():
+        inside, _, last = name.rpartition(".")
+        holder = copied.get_submodule(inside)._parameters
+        places.append((holder, last, holder[last]))
+        holder[last] = holder[last].to(dtype)
     try:
         return type(copied).forward(copied, *args, **kwargs)
     finally:
-        copied._parameters.update(trained)
+        for holder, last, trained in places:
+            holder[last] = trained

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfplug.errors import MethodError
 from hfplug.methods.method import AnatomyView, LearningRate, register_method
-from hfplug.methods.selective import Selective
+from hfplug.methods.selective import Selective, train_in_float32
 from hfplug.methods.settings import setting
 from hfplug.methods.values import Preset
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
 
 
 @register_method
@@ -55,7 +56,30 @@ class TopLayers(Selective):
             )
         chosen = stack[-(self.blocks or max(1, len(stack) // 4)) :]
         layers = tuple(layer for block in chosen for layer in anatomy.layers_of(block))
-        return self.copies_of((*layers, *self._head(anatomy)), anatomy)
+        plain = tuple(name for name in layers if name not in anatomy.compound)
+        if not plain:
+            raise MethodError(
+                f"top_layers finds no single layers in the last block of this {anatomy.model_type} model.",
+                fix="Use lora, or full.",
+            )
+        config: Any = self.copies_of((*plain, *self._head(anatomy)), anatomy)
+        # PEFT's LN tuning calls a layer with one tensor by position and asks for its weight. Experts in one tensor,
+        # mixers and attention with numbers of their own are copied whole by what PEFT has for heads.
+        whole = [name for name in layers if name in anatomy.compound]
+        config.modules_to_save = [*(config.modules_to_save or ()), *whole] or None
+        return config
+
+    def finish(self, model: nn.Module) -> nn.Module:
+        """Train 16-bit copies in float32, those of whole modules too; a new head is not in a block, and no copy."""
+        from peft.utils.other import ModulesToSaveWrapper
+
+        super().finish(model)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper) and any(part.isdigit() for part in name.split(".")):
+                for copied in module.modules_to_save.values():
+                    self._refuse_quantised(copied)
+                    train_in_float32(copied)
+        return model
 
     def _head(self, anatomy: AnatomyView) -> tuple[str, ...]:
         """The output layer, if it is asked for and has weights of its own.

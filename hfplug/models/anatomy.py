@@ -20,6 +20,7 @@ from hfplug.models.layout import (
     bias_layers,
     block_of,
     block_stacks,
+    compound_layers,
     feed_forward_blocks,
     feed_forward_inputs,
     feed_forward_outputs,
@@ -75,6 +76,7 @@ class Anatomy:
         read_by: ``"run"`` if the model ran to its end, else why it stopped: what it had not reached by then is judged
             by structure and names.
         weighted: Modules that hold weights themselves, the outermost where one holds another.
+        compound: Of these those that are more than one layer: experts in one tensor, mixers with numbers of their own.
         norms: Normalisation layers with weights.
         biases: Layers that add a trained vector to their output.
         transposed: Those of ``linear`` that hold their weight as (in, out): GPT-2's ``Conv1D``.
@@ -114,6 +116,7 @@ class Anatomy:
     feed_forward_block: tuple[str, ...]
     blocks: tuple[tuple[str, ...], ...]
     weighted: tuple[str, ...]
+    compound: tuple[str, ...] = ()
     norms: tuple[str, ...]
     biases: tuple[str, ...]
     transposed: tuple[str, ...]
@@ -171,6 +174,7 @@ def read_anatomy(
     stacks = tuple(stack for stack in block_stacks(modules) if any(seen.learns_within(block) for block in stack))
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     ends = _ends(model, modules, new)
+    weighted = tuple(name for name in weighted_layers(modules) if seen.runs(name))
     return Anatomy(
         model_type=config.model_type,
         task_type=task_type,
@@ -198,7 +202,8 @@ def read_anatomy(
         blocks=stacks,
         encoder=stacks[0] if encoder_decoder and len(stacks) > 1 else (),
         decoder=stacks[-1] if stacks else (),
-        weighted=tuple(name for name in weighted_layers(modules) if seen.runs(name)),
+        weighted=weighted,
+        compound=compound_layers(weighted, modules),
         norms=tuple(name for name in norm_layers(modules, new) if _is_trained_norm(name, modules, seen)),
         biases=tuple(name for name in bias_layers(modules, (*new, *ends["head"])) if _is_trained_bias(name, seen)),
         transposed=tuple(name for name in parts.linear if type(modules[name]).__name__ == "Conv1D"),

@@ -182,3 +182,13 @@ def weighted_layers(modules: Modules) -> tuple[str, ...]:
         if block_of(name) and any(True for _ in module.parameters(recurse=False)):
             found[name] = None
     return tuple(found)
+
+
+def compound_layers(names: tuple[str, ...], modules: Modules) -> tuple[str, ...]:
+    """Of some modules that hold weights those that are more than one layer: no ``weight``, or other layers within."""
+    return tuple(
+        name
+        for name in names
+        if not isinstance(getattr(modules[name], "weight", None), nn.Parameter)
+        or any(True for child in modules[name].children() for _ in child.parameters())
+    )

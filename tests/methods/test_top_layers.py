@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    FalconMambaConfig,
+    FalconMambaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import hfplug
 
@@ -44,3 +53,41 @@ def test_of_an_encoder_decoder_they_are_the_decoders():
 def test_more_blocks_than_there_are_is_refused_with_the_number():
     with pytest.raises(hfplug.MethodError, match="has 3 blocks, not 4. Pass blocks=3 or fewer"):
         hfplug.apply_method(llama(), "top_layers", blocks=4)
+
+
+def mixtral() -> Any:
+    torch.manual_seed(0)
+    return MixtralForCausalLM(MixtralConfig(vocab_size=32, num_key_value_heads=2, num_local_experts=4, **SHAPE))
+
+
+def mamba() -> Any:
+    torch.manual_seed(0)
+    return FalconMambaForCausalLM(FalconMambaConfig(vocab_size=32, hidden_size=32, num_hidden_layers=2, state_size=4))
+
+
+@pytest.mark.parametrize("make", [mixtral, mamba])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_experts_and_mixers_are_copied_whole(make, dtype, tmp_path):
+    base = make().to(getattr(torch, dtype)).eval()
+    ids = torch.randint(0, 32, (2, 8), generator=torch.Generator().manual_seed(1))
+    before = base(input_ids=ids).logits
+    model = hfplug.apply_method(base, "top_layers")
+    trained = [one for one in model.parameters() if one.requires_grad]
+    assert {one.dtype for one in trained} == {torch.float32}
+    torch.testing.assert_close(model.eval()(input_ids=ids).logits, before)
+    stack = base.model.layers if make is mixtral else base.backbone.layers
+    per_block = sum(one.numel() for one in make().get_decoder().layers[-1].parameters())
+    assert sum(one.numel() for one in trained) == per_block and len(stack) > 1
+    optimizer = torch.optim.SGD(trained, lr=0.5)
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert all(one.grad is not None and one.grad.abs().sum() > 0 for one in trained)
+    optimizer.step()
+    after = model(input_ids=ids).logits
+    assert (after - before).abs().max() > 0.01
+    with model.disable_adapter():
+        torch.testing.assert_close(model(input_ids=ids).logits, before)
+    model.save_pretrained(tmp_path)
+    from peft import PeftModel
+
+    again = PeftModel.from_pretrained(make().to(getattr(torch, dtype)), tmp_path).eval()
+    torch.testing.assert_close(again(input_ids=ids).logits, after)
