@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hfplug.models.layout import block_of, is_inside, is_linear, linear_shape
+from hfplug.models.shortened import shortened, tell_of_all
 from hfplug.models.tryout import few_tokens, first_line, on_meta
 from hfplug.models.undisturbed import undisturbed
 
@@ -137,8 +138,19 @@ def trace(model: nn.Module) -> Trace:
             gradients, its buffers and the random numbers.
 
     Returns:
-        What was seen, up to where the run ended.
+        What was seen, up to where the run ended. Blocks that others spoke for were seen as those.
     """
+    with shortened(model) as spoken_for:
+        seen = _trace(model)
+    if not spoken_for:
+        return seen
+    if seen.ended != "whole":  # the model counts its blocks
+        return _trace(model)
+    tell_of_all(vars(seen), spoken_for)
+    return seen
+
+
+def _trace(model: nn.Module) -> Trace:
     seen = Trace()
     flow = _Flow(model, seen)
     with undisturbed(model), flow.hooked():

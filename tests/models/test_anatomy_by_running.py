@@ -9,6 +9,7 @@ import torch
 import transformers
 
 import hfplug
+from hfplug.models import shortened
 from hfplug.models.anatomy import read_anatomy
 from hfplug.models.parts import _READ_BY_KERNELS
 from hfplug.testing.tiny_models import TASKS, tiny_config, tiny_model
@@ -144,3 +145,19 @@ def test_a_feed_forward_part_that_is_called_by_keyword_takes_a_bottleneck():
     model = hfplug.apply_method(tiny_model("zamba", "causal"), "bottleneck")
     model(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
     assert all(one.grad is not None for name, one in model.named_parameters() if "bottleneck_up" in name)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2", "deepseek_v3", "mamba"])
+def test_of_many_blocks_alike_a_few_run_and_speak_for_the_rest(model_type, monkeypatch):
+    config = tiny_config(model_type, "causal")
+    if vars(config).get("layer_types"):
+        config.layer_types = [config.layer_types[place % len(config.layer_types)] for place in range(14)]
+    config.num_hidden_layers = 14
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    names = [name for name, _ in model.named_modules()]
+    few = read_anatomy(model, "CAUSAL_LM")
+    assert [name for name, _ in model.named_modules()] == names
+    monkeypatch.setattr(shortened, "FEW_BLOCKS", 1000)
+    assert few == read_anatomy(model, "CAUSAL_LM") and few.read_by == "run"
+    assert len({name.split(".")[2] for name in few.linear if ".layers." in name or ".h." in name}) in (0, 14)
