@@ -51,13 +51,36 @@ def config_sha256(config: Any) -> str:
     Values that equal the class's defaults are left out, so that a later version of transformers which adds
     a setting does not change the sum. Names of labels count by their number.
     """
+    kept, defaults = _kept(config)
+    if len(kept.get("id2label") or ()) == len(defaults.get("id2label") or ()):
+        kept.pop("id2label", None)  # as many as by default, under names of their own
+    return sha256_of(json.dumps(_canonical(kept), sort_keys=True)) or ""
+
+
+def is_config_of(config: Any, expected: str) -> bool:
+    """Whether a model's configuration has this sum, as it is or as it was once computed.
+
+    Once, labels as many as by default counted if they bore names, and not if they did not.
+
+    Args:
+        config: Of a transformers model.
+        expected: A sum by ``config_sha256``, of this version or of one before.
+    """
+    if config_sha256(config) == expected:
+        return True
+    kept, _ = _kept(config)
+    named = {**kept, "id2label": getattr(config, "id2label", None) or {}}
+    return sha256_of(json.dumps(_canonical(named), sort_keys=True)) == expected
+
+
+def _kept(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What differs from the defaults of a configuration's class, and those defaults."""
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     try:
         defaults = type(config)().to_dict() if hasattr(config, "to_dict") else {}
     except (TypeError, ValueError):
         defaults = {}  # a class that cannot be made without arguments
-    kept = {k: v for k, v in values.items() if k == "model_type" or k not in defaults or defaults[k] != v}
-    return sha256_of(json.dumps(_canonical(kept), sort_keys=True)) or ""
+    return {k: v for k, v in values.items() if k == "model_type" or k not in defaults or defaults[k] != v}, defaults
 
 
 def tokenizer_sha256(tokenizer: Any) -> str | None:
@@ -205,10 +228,14 @@ def label_names(model: Any, config: Any) -> list[str] | None:
     """The names of the labels in order, or None if there are no labels or all bear the names of the library."""
     count = count_labels(model, config)
     names = {int(number): str(name) for number, name in (getattr(config, "id2label", None) or {}).items()}
-    if not count or sorted(names) != list(range(count)):
-        return None
-    found = [names[number] for number in range(count)]
-    return None if found == [f"LABEL_{number}" for number in range(count)] else found
+    # transformers' own run_glue.py names them in ``label2id`` alone.
+    other = {number: str(name) for name, number in (getattr(config, "label2id", None) or {}).items()}
+    for named in (names, other):
+        if count and sorted(named) == list(range(count)):
+            found = [named[number] for number in range(count)]
+            if found != [f"LABEL_{number}" for number in range(count)]:
+                return found
+    return None
 
 
 def _embedding_weight(model: Any) -> Any:

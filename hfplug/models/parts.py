@@ -27,6 +27,8 @@ _ROUTER = re.compile(r"(^|\.)(gate|router|wg|shared_expert_gate)(\.|$)|router", 
 _READ_BY_KERNELS = ("x_proj", "dt_proj", "out_proj")
 _ROUTER_ALONE = re.compile(r"router", re.IGNORECASE)
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
+# The names that a user gave to labels stand in a configuration too, and are whatever they are: words, numbers.
+_OF_LABELS = ("id2label", "label2id")
 
 
 @dataclass(kw_only=True)
@@ -237,7 +239,7 @@ def expert_tensors(model: Any, modules: Modules) -> tuple[str, ...]:
         value
         for config in _configs(model.config)
         for key, value in config.items()
-        if isinstance(value, int) and "expert" in key
+        if isinstance(value, int) and "expert" in str(key)
     }
     return tuple(
         f"{name}.{own}"
@@ -253,4 +255,4 @@ def _is_stack(parameter: nn.Parameter, counts: set[int]) -> bool:
 
 def _configs(config: Any) -> list[dict[str, Any]]:
     values = config.to_dict()
-    return [values, *(value for value in values.values() if isinstance(value, dict))]
+    return [values, *(value for key, value in values.items() if isinstance(value, dict) and key not in _OF_LABELS)]

@@ -53,6 +53,15 @@ def test_experts_in_one_tensor_and_the_router_that_chooses_among_them():
     assert last_parts(found.attention) == ["k_proj", "o_proj", "q_proj", "v_proj"] and not found.feed_forward
 
 
+@pytest.mark.parametrize("names", [{0: 0, 1: 1}, {"novice": 0, "expert": 1}])
+def test_a_users_names_of_labels_are_no_number_of_experts(names):
+    model = tiny_model("bert", "classification")
+    model.cls_token = torch.nn.Parameter(torch.zeros(1, 4, 8))
+    model.config.label2id = names
+    found = read_anatomy(model, "SEQ_CLS")
+    assert found.query and not found.expert_tensors
+
+
 def test_linear_attention_is_a_mixer_and_not_feed_forward():
     found = anatomy_of("qwen3_next")
     assert last_parts(found.mixer) == ["in_proj_ba", "in_proj_qkvz", "out_proj"]
