@@ -160,9 +160,6 @@ def read_anatomy(
         missing_keys: Parameters that the checkpoint did not hold, so that they start at random.
         tokenizer_source: Folder or repo id that a tokenizer can be read from.
         revision: The commit of the base.
-
-    Returns:
-        The anatomy.
     """
     modules = dict(model.named_modules())
     new = new_modules(model, task_type, missing_keys)
