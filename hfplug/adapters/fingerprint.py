@@ -38,6 +38,9 @@ _VOLATILE = frozenset(
     }
 )  # fmt: skip
 
+# What only says how answers are written, and scripts set for a language; sums once held it.
+_WRITING = ("forced_bos_token_id", "forced_eos_token_id")
+
 # Heads and poolers are initialised at random by from_pretrained wherever the checkpoint lacks them, so they
 # are new after every load; an output embedding may be tied to the input's, or not any more once wrapped.
 _LEFT_OUT = re.compile(
@@ -54,6 +57,8 @@ def config_sha256(config: Any) -> str:
     kept, defaults = _kept(config)
     if len(kept.get("id2label") or ()) == len(defaults.get("id2label") or ()):
         kept.pop("id2label", None)  # as many as by default, under names of their own
+    for name in _WRITING:
+        kept.pop(name, None)
     return sha256_of(json.dumps(_canonical(kept), sort_keys=True)) or ""
 
 
@@ -70,7 +75,7 @@ def is_config_of(config: Any, expected: str) -> bool:
         return True
     kept, _ = _kept(config)
     named = {**kept, "id2label": getattr(config, "id2label", None) or {}}
-    return sha256_of(json.dumps(_canonical(named), sort_keys=True)) == expected
+    return any(sha256_of(json.dumps(_canonical(one), sort_keys=True)) == expected for one in (kept, named))
 
 
 def _kept(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:

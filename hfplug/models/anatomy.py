@@ -75,7 +75,7 @@ class Anatomy:
         quantised: Linear layers that are held in 4 bits.
         read_by: ``"run"`` if the model ran to its end, else why it stopped: what it had not reached by then is judged
             by structure and names.
-        weighted: Modules that hold weights themselves, the outermost where one holds another.
+        weighted: Modules that hold weights themselves and learn, the outermost where one holds another.
         compound: Of these those that are more than one layer: experts in one tensor, mixers with numbers of their own.
         norms: Normalisation layers with weights.
         biases: Layers that add a trained vector to their output.
@@ -171,7 +171,7 @@ def read_anatomy(
     stacks = tuple(stack for stack in block_stacks(modules) if any(seen.learns_within(block) for block in stack))
     encoder_decoder = bool(getattr(config, "is_encoder_decoder", False))
     ends = _ends(model, modules, new)
-    weighted = tuple(name for name in weighted_layers(modules) if seen.runs(name))
+    weighted = tuple(name for name in weighted_layers(modules) if seen.learns_within(name))
     return Anatomy(
         model_type=config.model_type,
         task_type=task_type,

@@ -141,7 +141,8 @@ def check_method(folder: Path, task: str, method: str, scratch: Path) -> Finding
     if not whole:
         found.figures["saved"] = _saved_numbers(adapter, loaded, found)
         # What a copied layer counts for itself (a router's bias, averages) is saved with it and not trained.
-        counted = sum(one.numel() for name, one in model.named_buffers() if ".modules_to_save." in name)
+        copies = (".modules_to_save.", ".ln_tuning_layers.")
+        counted = sum(one.numel() for name, one in model.named_buffers() if any(part in name for part in copies))
         found.require(
             found.figures["saved"] <= found.figures["trainable"] + counted,
             f"{found.figures['saved']:.0f} numbers are saved, {found.figures['trainable']:.0f} were trained",
