@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from hfplug.adapters.record import plain
+from hfplug.models.ends import embedding_weight
 
 TENSORS = 16
 ELEMENTS = 1024
@@ -124,7 +125,7 @@ def fingerprint_tensors(model: Any, *, skip: Collection[str] = ()) -> dict[str, 
         for name, tensor in base_parameters(model)
         if tensor.dim() >= 2 and name not in skip and not _LEFT_OUT.search(name) and not name.startswith(random)
     }
-    embedding = _embedding_weight(model)
+    embedding = embedding_weight(model)
     chosen = sorted(matrices, key=lambda name: sha256_of(name) or "")[:TENSORS]
     chosen += [name for name, tensor in matrices.items() if tensor is embedding and name not in chosen]
     entries = {name: fingerprint_tensor(matrices[name]) for name in sorted(chosen)}
@@ -241,21 +242,6 @@ def label_names(model: Any, config: Any) -> list[str] | None:
             if found != [f"LABEL_{number}" for number in range(count)]:
                 return found
     return None
-
-
-def _embedding_weight(model: Any) -> Any:
-    if not hasattr(model, "get_input_embeddings"):
-        return None
-    try:
-        return getattr(model.get_input_embeddings(), "weight", None)
-    except NotImplementedError:  # how transformers says that a model has none
-        return None
-
-
-def count_embedding_rows(model: Any) -> int | None:
-    """Rows of the input embedding; None for a model without one."""
-    weight = _embedding_weight(model)
-    return None if weight is None else int(weight.shape[0])
 
 
 def main_dtype(model: Any) -> str | None:

@@ -17,15 +17,14 @@ from torch import nn
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.card_front import task_type
 from hfplug.adapters.files import file_sha256, settings_sha256
-from hfplug.adapters.fingerprint import count_embedding_rows
 from hfplug.adapters.safetensors_header import read_header
 from hfplug.errors import AdapterError, MismatchError
 from hfplug.methods.method import CLASSIFICATION, TOKENS
+from hfplug.models.ends import embedding_rows, input_embedding, output_embedding
 
 logger = logging.getLogger(__name__)
 
 _WRAPPED = re.compile(r"\.(?:base_layer|original_module|modules_to_save|token_adapter)(?:\.|$)")
-_GETTERS = ("get_input_embeddings", "get_output_embeddings")
 _EXACT = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -160,7 +159,7 @@ def fit_vocabulary(model: Any, adapter: AdapterDir, tokenizer: Any = None) -> in
     Raises:
         MismatchError: The new rows are used, and nothing in the adapter fills them.
     """
-    before = count_embedding_rows(model)
+    before = embedding_rows(model)
     wanted = adapter.lock.vocab_size if adapter.lock else _saved_rows(model, adapter, before or 0)
     if before is None or wanted in (None, before):
         return None
@@ -183,8 +182,8 @@ def fit_vocabulary(model: Any, adapter: AdapterDir, tokenizer: Any = None) -> in
 def embedding_names(model: Any) -> list[str]:
     """Names of the weights of the input and the output embedding of a plain base; tied ones once."""
     found = []
-    for getter in _GETTERS:
-        weight = getattr(getattr(model, getter, lambda: None)(), "weight", None)
+    for end in (input_embedding(model), output_embedding(model)):
+        weight = getattr(end, "weight", None)
         found += [name for name, other in model.named_parameters() if other is weight and name not in found]
     return found
 
@@ -192,7 +191,7 @@ def embedding_names(model: Any) -> list[str]:
 def _embedding_modules(tuned: Any) -> set[str]:
     """Names of the input and the output embedding in the base of a ``PeftModel``, without PEFT's wrappers."""
     base = tuned.get_base_model()
-    embeddings = [getattr(base, getter, lambda: None)() for getter in _GETTERS]
+    embeddings = [input_embedding(base), output_embedding(base)]
     named = base.named_modules(remove_duplicate=False)
     return {_WRAPPED.split(name)[0] for name, module in named if any(module is one for one in embeddings)}
 

@@ -26,6 +26,7 @@ from hfplug.adapters.safetensors_header import FLOATS, read_header
 from hfplug.errors import MismatchError
 from hfplug.methods import get_method
 from hfplug.models.base import Base, auto_class, read_task_type
+from hfplug.models.ends import input_embedding
 from hfplug.models.factory import load_base
 
 if TYPE_CHECKING:
@@ -105,10 +106,7 @@ class BaseTensors:
 
     def embedding(self) -> tuple[Tensor, float] | None:
         """The input embedding, shape (tokens, width), and what the model multiplies its rows by; None without one."""
-        try:
-            module: Any = self.skeleton.get_input_embeddings()  # type: ignore[operator]
-        except NotImplementedError:  # how transformers says that a model has none
-            return None
+        module = input_embedding(self.skeleton)
         weight = getattr(module, "weight", None)
         named = self.skeleton.named_parameters(remove_duplicate=False)
         name = next((name for name, one in named if one is weight), None)

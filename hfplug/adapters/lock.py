@@ -17,7 +17,6 @@ from hfplug.adapters.fingerprint import (
     base_parameters,
     combine_fingerprints,
     config_sha256,
-    count_embedding_rows,
     count_labels,
     fingerprint_tensor,
     fingerprint_tensors,
@@ -33,6 +32,7 @@ from hfplug.adapters.json_types import check_types
 from hfplug.adapters.record import check_version, package_versions, plain, scrub
 from hfplug.adapters.task import Task
 from hfplug.errors import AdapterError, MismatchError
+from hfplug.models.ends import embedding_rows
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def make_lock(
         label_names=label_names(model, config),
         weights_fingerprint=combine_fingerprints(tensors),
         tensors=tensors,
-        vocab_size=count_embedding_rows(model),
+        vocab_size=embedding_rows(model),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         chat_template_sha256=sha256_of(getattr(tokenizer, "chat_template", None)),
         task=task.name if task else None,
@@ -199,7 +199,7 @@ def verify(
     where = f"{lock.base!r}" if lock.base else "the base that it was made for"
     load = f"Load {where}" + (f" with revision={lock.base_commit!r}." if lock.base_commit else ".")
     config = _config(model)
-    rows = count_embedding_rows(model)
+    rows = embedding_rows(model)
     if None not in (rows, lock.vocab_size) and rows != lock.vocab_size:
         found.append(
             Difference(

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from hfplug.adapters.adapter_dir import AdapterDir
-from hfplug.adapters.fingerprint import count_embedding_rows
 from hfplug.errors import AdapterError, MethodError
 from hfplug.methods import TuningMethod
 from hfplug.methods.tuners.names import calling_peft
 from hfplug.models.base import Base, auto_class
+from hfplug.models.ends import embedding_rows
 
 _NAME = "merging"
 _BEFORE = "base_model.model."
@@ -123,7 +123,7 @@ def lay_out(adapter: AdapterDir, method: TuningMethod, base: Base, task_type: st
     with torch.device("meta"):
         auto: Any = auto_class(task_type, base.config)
         model = auto.from_config(copy.deepcopy(base.config), trust_remote_code=base.trust_remote_code)
-    rows, wanted = count_embedding_rows(model), adapter.lock.vocab_size if adapter.lock else None
+    rows, wanted = embedding_rows(model), adapter.lock.vocab_size if adapter.lock else None
     if None not in (rows, wanted) and rows != wanted:
         return f"its base had {wanted} rows in the embedding, and this one has {rows}"
     shapes = {name: list(one.shape) for name, one in model.named_parameters(remove_duplicate=False)}

@@ -33,10 +33,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from hfplug.adapters.fingerprint import count_embedding_rows, main_dtype
+from hfplug.adapters.fingerprint import main_dtype
 from hfplug.adapters.probe_checks import check_probe
 from hfplug.adapters.task import Task
 from hfplug.errors import AdapterError
+from hfplug.models.ends import embedding_rows, embedding_weight
 
 PROBE_VERSION = 1
 
@@ -158,7 +159,7 @@ def compare_probe(
 
 
 def _make_inputs(model: nn.Module, tokenizer: Any, task: Task | None) -> list[dict[str, Any]]:
-    rows = count_embedding_rows(model)
+    rows = embedding_rows(model)
     if not rows:
         raise AdapterError("The model has no embedding of token ids.", fix="Nothing needs to be done.")
     room = _room(model)
@@ -346,8 +347,7 @@ def _config(model: nn.Module) -> Any:
 
 
 def _device(model: nn.Module) -> torch.device:
-    embedding = _base(model).get_input_embeddings() if hasattr(_base(model), "get_input_embeddings") else None
-    weight = getattr(embedding, "weight", None)
+    weight = embedding_weight(_base(model))
     device = weight.device if weight is not None else next(model.parameters()).device
     return torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate moves the inputs
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from hfplug.models.ends import input_embedding, output_embedding
+
 
 def untie(tuned: Any) -> None:
     """Give each weight that the adapter changes numbers of its own, if another module shares them.
@@ -35,8 +37,7 @@ def keep_untied(model: Any) -> None:
     Args:
         model: A transformers model, from which an adapter was unloaded; its configuration is changed.
     """
-    getters = (model.get_input_embeddings, model.get_output_embeddings)
-    weights = [getattr(getter(), "weight", None) for getter in getters]
+    weights = [getattr(end, "weight", None) for end in (input_embedding(model), output_embedding(model))]
     if None in [None if weight is None else 1 for weight in weights] or weights[0] is weights[1]:
         return
     for config in {id(one): one for one in (model.config, model.config.get_text_config())}.values():

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from hfplug.methods.method import HEADS_OF_PEFT
+from hfplug.models.ends import embedding_weight, input_embedding, output_embedding
 from hfplug.models.layout import (
     attention_outputs,
     bias_layers,
@@ -219,8 +220,7 @@ def read_anatomy(
 def _ends(model: Any, modules: dict[str, nn.Module], new: tuple[str, ...]) -> dict[str, Any]:
     """Where ids go in and answers come out."""
     names = {id(module): name for name, module in modules.items()}
-    first = _called(model, "get_input_embeddings")
-    last = _called(model, "get_output_embeddings")
+    first, last = input_embedding(model), output_embedding(model)
     output = names.get(id(last), "")
     return {
         "input_embeddings": names.get(id(first), ""),
@@ -230,13 +230,6 @@ def _ends(model: Any, modules: dict[str, nn.Module], new: tuple[str, ...]) -> di
         "tied": last is not None and getattr(last, "weight", None) is getattr(first, "weight", last),
         "head": (output,) if output else tuple(name for name in new if "." not in name),
     }
-
-
-def _called(model: Any, question: str) -> Any:
-    try:
-        return getattr(model, question)()
-    except (AttributeError, NotImplementedError):  # a model without embeddings of its own says so by raising
-        return None
 
 
 def _key_value(parts: Parts, modules: dict[str, nn.Module], width: int) -> tuple[str, ...]:
@@ -330,29 +323,24 @@ def _width(model: nn.Module, config: Any) -> int:
 
 
 def _embedding_size(model: nn.Module, config: Any) -> int:
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    weight = getattr(embedding, "weight", None)
+    weight = embedding_weight(model)
     if weight is not None and weight.dim() == 2:
         return int(weight.shape[1])
     return _first_int(config, "hidden_size", "d_model", "n_embd", default=1)
 
 
 def _embedding_rows(model: nn.Module) -> int:
-    weight = _embedding_weight(model)
+    weight = embedding_weight(model)
     return int(weight.shape[0]) if weight is not None and weight.dim() == 2 else 0
 
 
 def _embedding_holders(model: nn.Module) -> tuple[str, ...]:
-    weight = _embedding_weight(model)
+    weight = embedding_weight(model)
     if weight is None:
         return ()
-    first = _called(model, "get_input_embeddings")
+    first = input_embedding(model)
     found = [(name, one) for name, one in model.named_modules() if getattr(one, "weight", None) is weight]
     return tuple(name for name, one in sorted(found, key=lambda pair: pair[1] is not first))
-
-
-def _embedding_weight(model: nn.Module) -> Any:
-    return getattr(_called(model, "get_input_embeddings"), "weight", None)
 
 
 def _first_int(config: Any, *names: str, default: int) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from hfplug.models.ends import output_embedding
 from hfplug.models.layout import Modules, attention_module, block_of, is_inside, is_linear, linear_shape
 from hfplug.models.trace import Trace
 
@@ -77,7 +78,7 @@ def read_parts(model: Any, modules: Modules, seen: Trace, left_out: tuple[str, .
     Returns:
         The parts.
     """
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    output = output_embedding(model)
     candidates = [
         name
         for name, module in modules.items()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hfplug.errors import MethodError
 from hfplug.methods import TuningMethod
+from hfplug.models.ends import input_embedding
 from hfplug.models.prefix_layout import lay_out_prefix
 from hfplug.models.tryout import at_rest, few_tokens, ids_of_text, on_meta
 
@@ -55,18 +56,11 @@ def tables_of(base: Any) -> list[nn.Module]:
     Raises:
         MethodError: There is none.
     """
-    first = _input_embeddings(base)
-    if not isinstance(getattr(first, "weight", None), nn.Parameter):
+    first = input_embedding(base)
+    weight = getattr(first, "weight", None)
+    if first is None or not isinstance(weight, nn.Parameter):
         raise _without_table(base)
-    weight = first.weight
     return [first, *(one for one in base.modules() if one is not first and getattr(one, "weight", None) is weight)]
-
-
-def _input_embeddings(base: Any) -> Any:
-    try:
-        return base.get_input_embeddings()
-    except NotImplementedError:  # how transformers says that a model has none
-        return None
 
 
 def check_has_table(base: Any) -> None:
@@ -81,7 +75,7 @@ def check_has_table(base: Any) -> None:
     rows = getattr(base.config.get_text_config(), "vocab_size", None)
     output = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
     own = getattr(output, "weight", None)
-    tied = own is not None and own is getattr(_input_embeddings(base), "weight", None)
+    tied = own is not None and own is getattr(input_embedding(base), "weight", None)
     if all(one.dim() < 2 or one.shape[0] != rows or (one is own and not tied) for one in base.parameters()):
         raise _without_table(base)
 

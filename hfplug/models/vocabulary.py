@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from hfplug.models.ends import input_embedding, output_embedding
 from hfplug.models.memory import tensor_bytes
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,5 @@ def _save_rows_alone(tuned: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _ends(model: Any) -> list[Any]:
-    """The input embedding, and the output layer if there is one."""
-    found = [model.get_input_embeddings()]
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return found if output is None else [*found, output]
+    """The input embedding and the output layer, as far as there are any."""
+    return [one for one in (input_embedding(model), output_embedding(model)) if one is not None]

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from hfplug.models.ends import embedding_rows
+
 logger = logging.getLogger(__name__)
 
 
@@ -99,12 +101,3 @@ def checkpoint_rows(model: Any) -> int | None:
         return AutoConfig.from_pretrained(source, local_files_only=True).get_text_config().vocab_size
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def embedding_rows(model: Any) -> int | None:
-    """Rows of the input embedding, or None for a model without one."""
-    try:
-        weight = model.get_input_embeddings().weight
-    except (AttributeError, NotImplementedError, TypeError):
-        return None
-    return int(weight.shape[0])

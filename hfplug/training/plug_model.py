@@ -17,9 +17,10 @@ from hfplug.methods import TuningMethod
 from hfplug.methods.method import OTHER
 from hfplug.models.anatomy import count_parameters, new_modules
 from hfplug.models.base import task_type_of
+from hfplug.models.ends import embedding_rows
 from hfplug.models.factory import Applied, applied_to, apply_method, remember
 from hfplug.models.quantize_loaded import quantize_loaded
-from hfplug.training.load_notes import LoadNote, embedding_rows, note_of
+from hfplug.training.load_notes import LoadNote, note_of
 from hfplug.training.plug_exchange import Plug, become, is_plugged, twin_of
 from hfplug.training.plug_network import load_network
 from hfplug.training.plug_settings import read_settings

@@ -9,12 +9,13 @@ import torch
 from hfplug.errors import SettingError
 from hfplug.methods.method import HEADS_OF_PEFT
 from hfplug.models import hardware
+from hfplug.models.ends import embedding_rows, input_embedding, output_embedding
 from hfplug.models.factory import applied_to
 from hfplug.models.memory import gradient_bytes, tensor_bytes, weight_bytes, weight_tensors
 from hfplug.models.memory_optimizers import DEFAULT_OPTIMIZER, find_optimizer, state_bytes
 from hfplug.models.tensor_memory import TensorMemory
 from hfplug.training.guard import check_trainable
-from hfplug.training.load_notes import checkpoint_rows, embedding_rows
+from hfplug.training.load_notes import checkpoint_rows
 from hfplug.training.plug_exchange import is_plugged
 from hfplug.training.plug_soft import extra_positions
 from hfplug.training.preflight_sample import Sample, has_adapter, token_count
@@ -57,7 +58,7 @@ def saved_embedding(trainer: Any, sample: Sample) -> Result:
     if not has_adapter(model):
         return "ok", "the whole model is saved", ""
     base, config = model.get_base_model(), model.active_peft_config
-    tables = [one for one in (base.get_input_embeddings(), base.get_output_embeddings()) if one is not None]
+    tables = [one for one in (input_embedding(base), output_embedding(base)) if one is not None]
     inside = {id(part) for table in tables for part in table.modules()}
     names = sorted(name for name, module in base.named_modules() if id(module) in inside)
     size = tensor_bytes(_weight_of(table) for table in tables)
