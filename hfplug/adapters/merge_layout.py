@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from hfplug.adapters.adapter_dir import AdapterDir
+from hfplug.adapters.merge_loaded import REFUSALS_OF_PEFT, tuner_layers
 from hfplug.errors import AdapterError, MethodError
 from hfplug.methods import TuningMethod
 from hfplug.methods.tuners.names import calling_peft
@@ -94,11 +95,11 @@ class Layout:
             made.to(exact)
         with torch.no_grad():
             try:
-                for inner in _tuner_layers(made):
+                for inner in tuner_layers(made):
                     inner.merge(safe_merge=True, adapter_names=[_NAME])
             except ValueError as error:  # PEFT found NaN or infinity
                 raise not_finite(module, "float32") from error
-            except (AttributeError, NotImplementedError, TypeError, RuntimeError) as error:
+            except REFUSALS_OF_PEFT as error:
                 raise MethodError(
                     f"PEFT cannot merge {type(made).__name__} at {module}: {error}.",
                     fix="Serve it beside its base with hfplug.Service.",
@@ -199,13 +200,6 @@ def _put_on_nothing(adapter: AdapterDir, model: nn.Module) -> tuple[nn.Module, d
     if result.unexpected_keys:
         return f"{result.unexpected_keys[0]} has no place in the base"
     return tuned, found
-
-
-def _tuner_layers(made: nn.Module) -> list[Any]:
-    """One of PEFT's layers and those inside it: for two parameters of one module (experts), one wraps the other."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [module for module in made.modules() if isinstance(module, BaseTunerLayer)]
 
 
 def _layers_of(tuned: nn.Module) -> dict[str, str]:

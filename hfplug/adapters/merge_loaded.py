@@ -11,6 +11,9 @@ from torch import nn
 
 from hfplug.errors import MethodError
 
+# How PEFT refuses: numbers that are not finite, a bias that would have no place, layers that know no merging.
+REFUSALS_OF_PEFT = (ValueError, RuntimeError, NotImplementedError, TypeError, AttributeError)
+
 
 @contextlib.contextmanager
 def merged_in_place(model: nn.Module) -> Iterator[nn.Module]:
@@ -30,7 +33,7 @@ def merged_in_place(model: nn.Module) -> Iterator[nn.Module]:
         MethodError: There is nothing that can be merged, it is merged already, the base is quantised, or a weight that
             would change is tied to another one.
     """
-    layers = _layers_of(model)
+    layers = tuner_layers(model)
     bases = [layer.get_base_layer() for layer in layers]
     parameters = {id(one): one for base in bases for one in base.parameters()}
     _refuse(model, layers, parameters)
@@ -41,8 +44,7 @@ def merged_in_place(model: nn.Module) -> Iterator[nn.Module]:
             one.data = data.clone()
         try:
             tuned.merge_adapter(safe_merge=True)
-        # How PEFT refuses: numbers that are not finite, a bias that would have no place, layers that know no merging.
-        except (ValueError, RuntimeError, NotImplementedError, TypeError) as error:
+        except REFUSALS_OF_PEFT as error:
             raise MethodError(f"PEFT cannot merge it: {error or type(error).__name__}.") from error
         yield model
     finally:
@@ -52,7 +54,12 @@ def merged_in_place(model: nn.Module) -> Iterator[nn.Module]:
             one.data = data
 
 
-def _layers_of(model: nn.Module) -> list[Any]:
+def tuner_layers(model: nn.Module) -> list[Any]:
+    """PEFT's layers in a module, itself among them: for two parameters of one module (experts), one wraps the other.
+
+    Args:
+        model: A ``PeftModel``, or a part of one.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]

@@ -10,6 +10,7 @@ from torch import nn
 
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.merge_combine import Combination
+from hfplug.adapters.merge_loaded import REFUSALS_OF_PEFT
 from hfplug.adapters.ties import keep_untied, untie
 from hfplug.errors import AdapterError, MethodError
 
@@ -31,14 +32,14 @@ def merged_in_memory(tuned: Any, adapter: AdapterDir | None = None) -> Any:
     untie(tuned)
     try:
         model = tuned.merge_and_unload(safe_merge=True)
-    except (AttributeError, NotImplementedError, TypeError) as error:
+    except ValueError as error:
+        raise AdapterError(f"PEFT cannot merge it: {error}", fix="Export an earlier checkpoint.") from error
+    except REFUSALS_OF_PEFT as error:
         kind = adapter.config.get("peft_type") if adapter else "this"
         raise MethodError(
             f"PEFT cannot merge an adapter of type {kind}.",
             fix="Serve it beside its base with hfplug.Service.",
         ) from error
-    except ValueError as error:
-        raise AdapterError(f"PEFT cannot merge it: {error}", fix="Export an earlier checkpoint.") from error
     keep_untied(model)
     return model
 

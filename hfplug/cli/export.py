@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfplug.cli.merge import hub_address, lines_of
+from hfplug.cli.merge import lines_of
 from hfplug.cli.parser import add_flag, one_line
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(parsed: argparse.Namespace) -> int:
     from hfplug.serving.export import export_adapter
 
     quieten_transformers()
-    pulled = pull_adapter(hub_address(parsed.adapter), offline=parsed.offline)
+    pulled = pull_adapter(parsed.adapter, offline=parsed.offline)
     exported = export_adapter(
         pulled.adapter,
         getattr(parsed, "for"),

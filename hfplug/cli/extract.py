@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfplug.cli.merge import hub_address
 from hfplug.cli.parser import add_flag, one_line
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def run(parsed: argparse.Namespace) -> int:
     from hfplug.hub.pull import pull_adapter
 
     quieten_transformers()
-    pulled = pull_adapter(hub_address(parsed.full), offline=parsed.offline)
+    pulled = pull_adapter(parsed.full, offline=parsed.offline)
     names = ("base", "revision", "rank", "others", "check", "offline")
     made = extract_adapter(pulled.adapter.path, parsed.out, **{name: getattr(parsed, name) for name in names})
     if parsed.json:

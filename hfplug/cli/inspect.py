@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hfplug.cli.parser import add_flag
 
@@ -69,6 +69,7 @@ def run(parsed: argparse.Namespace) -> int:
     from hfplug.adapters.one_step import place_for
     from hfplug.cli.main import quieten_transformers
     from hfplug.errors import SettingError
+    from hfplug.hub.pull import pull_adapter
 
     if parsed.top < 1:
         raise SettingError(f"--top must be 1 or more, not {parsed.top}.")
@@ -81,7 +82,7 @@ def run(parsed: argparse.Namespace) -> int:
 
         check_picture(parsed.plot)
     quieten_transformers()
-    folder = fetched(parsed.adapter, parsed.offline)
+    folder = pull_adapter(parsed.adapter, offline=parsed.offline).adapter.path
     place = place_for(parsed.out, [folder]) if parsed.out is not None else None
     places = {"base": parsed.base, "revision": parsed.revision, "against": parsed.against, "offline": parsed.offline}
     seen: Inspection | Pair
@@ -91,7 +92,8 @@ def run(parsed: argparse.Namespace) -> int:
             seen = dataclasses.replace(seen, loss=_measured(seen, parsed))
         text = render_inspection(seen, top=parsed.top)
     else:
-        seen = inspect_pair(folder, fetched(parsed.other, parsed.offline), say=_say, **places)
+        other = pull_adapter(parsed.other, offline=parsed.offline).adapter.path
+        seen = inspect_pair(folder, other, say=_say, **places)
         text = render_pair(seen, top=parsed.top)
     if parsed.plot is not None:
         from hfplug.comparison.inspect_plot import draw_picture
@@ -111,21 +113,6 @@ def _measured(seen: Inspection, parsed: argparse.Namespace) -> PromptLoss:
 
     places = {"base": parsed.base, "revision": parsed.revision, "offline": parsed.offline}
     return measure_prompt_loss(seen, data=parsed.data, rows=parsed.rows, say=_say, **places)
-
-
-def fetched(address: str, offline: Any) -> Path:
-    """The folder of an adapter, fetched if it is on a Hub.
-
-    Args:
-        address: A folder, or ``OWNER/NAME[@REVISION]``.
-        offline: ``"on"`` asks no Hub.
-    """
-    from hfplug.hub.pull import pull_adapter
-
-    folder = Path(address)
-    if folder.exists() or address.startswith((".", "/", "~")):
-        return folder.expanduser()
-    return pull_adapter(address if "://" in address else f"hf://{address}", offline=offline).adapter.path
 
 
 def _say(what: str) -> None:

@@ -70,7 +70,7 @@ def run(parsed: argparse.Namespace) -> int:
     from hfplug.hub.pull import pull_adapter
 
     quieten_transformers()
-    pulled = [pull_adapter(hub_address(one), offline=parsed.offline) for one in parsed.adapters]
+    pulled = [pull_adapter(one, offline=parsed.offline) for one in parsed.adapters]
     shared = ("base", "revision", "dtype", "into", "combination", "density", "seed", "check", "offline")
     options: dict[str, Any] = {name: getattr(parsed, name) for name in shared}
     options |= {"weights": weights, "names": [one.repo_id or one.adapter.path.name for one in pulled]}
@@ -87,15 +87,6 @@ def run(parsed: argparse.Namespace) -> int:
     else:
         print("\n".join([*lines_of(merged), "", "Load it with:", "", *_code(merged, parsed.out)]))
     return 0
-
-
-def hub_address(text: str) -> str:
-    """``OWNER/NAME@REVISION`` as an address of the Hub; what is none is left as it is.
-
-    Args:
-        text: As it was typed.
-    """
-    return f"hf://{text}" if "@" in text and "://" not in text and not Path(text).exists() else text
 
 
 def read_report(merged: Merged) -> dict[str, Any]:

@@ -28,7 +28,7 @@ fetched. Without a network the cached commit is served, and said which and why.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the words and flags of this command."""
-    parser.add_argument("repo", metavar="REPO", help="OWNER/NAME, hf://OWNER/NAME@REVISION, or a folder")
+    parser.add_argument("repo", metavar="REPO", help="OWNER/NAME[@REVISION], with hf:// before it or not, or a folder")
     add_flag(parser, "revision", help="branch, tag or commit (default: the repo's default branch)")
     add_flag(parser, "out", type=Path, help="folder to copy the adapter to")
     add_flag(parser, "verify", action="store_true", help="load it with its base and compare its answers")

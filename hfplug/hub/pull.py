@@ -74,8 +74,8 @@ def pull_adapter(
     """Fetch one commit of an adapter, made with hfplug or not, and check its files.
 
     Args:
-        repo_id: ``"owner/name"``, ``"hf://owner/name"``, ``"hf://owner/name@revision"``, or a folder. A folder that is
-            there wins over a repo of the same name.
+        repo_id: ``"owner/name"`` or ``"owner/name@revision"``, either with ``hf://`` before it, or a folder. A folder
+            that is there wins over a repo of the same name.
         revision: Branch, tag or commit; None for the default branch.
         out: A folder to copy the adapter to, in one step. What is there already must be an adapter; another one is
             kept beside it.
@@ -154,7 +154,7 @@ def parse_address(address: str | Path, revision: str | None = None) -> tuple[str
     """What an address names.
 
     Args:
-        address: A folder, ``"owner/name"`` or ``"hf://owner/name[@revision]"``.
+        address: A folder, or ``"owner/name"``, ``"owner/name@revision"``, either with ``hf://`` before it.
         revision: A revision that was given apart.
 
     Returns:
@@ -165,11 +165,12 @@ def parse_address(address: str | Path, revision: str | None = None) -> tuple[str
     """
     text = str(address)
     is_address = text.startswith("hf://")
-    if not is_address and (Path(text).exists() or isinstance(address, Path) or not _REPO_ID.fullmatch(text)):
+    name, _, named = text.removeprefix("hf://").removesuffix("/").partition("@")
+    is_folder = Path(text).exists() or isinstance(address, Path) or text.endswith("/")
+    if not is_address and (is_folder or not _REPO_ID.fullmatch(name)):
         if revision is not None:
             raise AdapterError(f"{text!r} is a folder, and a folder has no revision.", fix=f"Type: hf://{text}")
         return None, None
-    name, _, named = text.removeprefix("hf://").removesuffix("/").partition("@")
     if not _REPO_ID.fullmatch(name):
         raise AdapterError(
             f"{text!r} is no address of a repo.", fix="Type: hf://OWNER/NAME or hf://OWNER/NAME@REVISION"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from hfplug.adapters.merge_loaded import REFUSALS_OF_PEFT
 from hfplug.errors import ServingError
 from hfplug.methods import TuningMethod
 from hfplug.serving.clones import give_own
@@ -38,7 +39,6 @@ def merge_into_own(tuned: nn.Module, method: TuningMethod) -> None:
     give_own(tuned, {name for name, one in tuned.named_parameters(remove_duplicate=False) if id(one) in inside})
     try:
         tuned.merge_adapter(safe_merge=True)  # type: ignore[operator]
-    # How PEFT refuses: numbers that are not finite, a bias that would have no place, layers that know no merging.
-    except (ValueError, RuntimeError, NotImplementedError) as error:
+    except REFUSALS_OF_PEFT as error:
         reason = str(error) or "PEFT cannot merge its layers"
         raise ServingError(f"{method.name} cannot be merged: {reason}", fix="Pass merge='never'.") from error
