@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfplug.cli.adapter_flags import ADAPTER, add_base_flags, add_merge_flags
 from hfplug.cli.merge import lines_of
 from hfplug.cli.parser import add_flag, one_line
 
@@ -26,11 +27,10 @@ A merged model is made as hfplug merge makes it, which also takes several adapte
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the words and flags of this command."""
-    parser.add_argument("adapter", metavar="ADAPTER", help="a folder, or OWNER/NAME[@REVISION] on the Hub")
+    parser.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
     add_flag(parser, "for", required=True, choices=("vllm", "peft", "merged"), help="the engine")
     add_flag(parser, "out", required=True, type=Path, metavar="DIR", help="the new folder")
-    add_flag(parser, "base", help="repo id or folder of the base, if it is not where it was")
-    add_flag(parser, "revision", metavar="COMMIT", help="of the base, if it is not the one that the adapter names")
+    add_base_flags(parser)
     add_flag(
         parser,
         "dtype",
@@ -38,16 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of the weights (default: as they are; merged: as the base's are)",
     )
-    add_flag(
-        parser,
-        "into",
-        choices=("unquantised", "dequantised"),
-        default="unquantised",
-        help="merged, if it was trained over 4 bits: the base's own weights, or those 4 bits written out in full",
-    )
+    add_merge_flags(parser, when="merged: ")
     add_flag(parser, "name", help="what requests call it (default: the name of the folder)")
-    add_flag(parser, "check", choices=("logits", "off"), default="logits", help="merged: compare the answers")
-    add_flag(parser, "offline", action="store_const", const="on", default="auto", help="ask no Hub: the cache only")
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hfplug.cli.adapter_flags import ADAPTER, add_base_flags
 from hfplug.cli.parser import add_flag
 
 if TYPE_CHECKING:
@@ -32,10 +33,9 @@ Any PEFT adapter will do, made with hfplug or not.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the words and flags of this command."""
-    parser.add_argument("adapter", metavar="ADAPTER", help="a folder, or OWNER/NAME[@REVISION] on the Hub")
+    parser.add_argument("adapter", metavar="ADAPTER", help=ADAPTER)
     parser.add_argument("other", metavar="OTHER", nargs="?", help="a second adapter of the same base to put beside it")
-    add_flag(parser, "base", help="repo id or folder of the base, if it is not where it was")
-    add_flag(parser, "revision", metavar="COMMIT", help="of the base, if it is not the one that the adapter names")
+    add_base_flags(parser)
     add_flag(
         parser,
         "against",
@@ -57,7 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "json", action="store_true", help="print JSON, with every layer and every singular value")
     add_flag(parser, "plot", metavar="FILE", type=Path, help="draw heat maps and bars into FILE.png or FILE.svg")
     add_flag(parser, "out", metavar="DIR", type=Path, help="write a page and the JSON into a new folder")
-    add_flag(parser, "offline", action="store_const", const="on", default="auto", help="ask no Hub: the cache only")
 
 
 def run(parsed: argparse.Namespace) -> int:

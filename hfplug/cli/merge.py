@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hfplug.cli.adapter_flags import ADAPTER, add_base_flags, add_merge_flags
 from hfplug.cli.parser import UsageError, add_flag, one_line
 
 if TYPE_CHECKING:
@@ -34,10 +35,9 @@ COMBINATIONS = ("linear", "magnitude_prune", "ties", "dare_linear", "dare_ties")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the words and flags of this command."""
-    parser.add_argument("adapters", metavar="ADAPTER", nargs="+", help="a folder, or OWNER/NAME[@REVISION] on the Hub")
+    parser.add_argument("adapters", metavar="ADAPTER", nargs="+", help=ADAPTER)
     add_flag(parser, "out", required=True, type=Path, metavar="DIR", help="the new folder")
-    add_flag(parser, "base", help="repo id or folder of the base, if it is not where it was")
-    add_flag(parser, "revision", metavar="COMMIT", help="of the base, if it is not the one that the adapter names")
+    add_base_flags(parser)
     add_flag(
         parser,
         "dtype",
@@ -45,21 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of the weights (default: as the base's are)",
     )
-    add_flag(
-        parser,
-        "into",
-        choices=("unquantised", "dequantised"),
-        default="unquantised",
-        help="if it was trained over 4 bits: the base's own weights, or those 4 bits written out in full",
-    )
+    add_merge_flags(parser)
     add_flag(parser, "weights", metavar="W,W", help="what each adapter's change is multiplied by (default: their mean)")
     add_flag(parser, "combination", choices=COMBINATIONS, default="linear", help="of several adapters")
     add_flag(parser, "density", type=float, metavar="SHARE", help="of each change that is kept; not for linear")
     add_flag(parser, "seed", type=int, default=0, help="of the draws of dare_linear and dare_ties")
-    add_flag(parser, "check", choices=("logits", "off"), default="logits", help="compare the answers afterwards")
     add_flag(parser, "dry_run", action="store_true", help="say what would be done, and do nothing")
     add_flag(parser, "json", action="store_true", help="print JSON")
-    add_flag(parser, "offline", action="store_const", const="on", default="auto", help="ask no Hub: the cache only")
 
 
 def run(parsed: argparse.Namespace) -> int:
