@@ -39,7 +39,7 @@ _PUBLIC = {
     "HubRejectedError": "hfplug.errors",
     "HubUnavailableError": "hfplug.errors",
     "IA3": "hfplug.methods",
-    "Inspection": "hfplug.adapters.inspection",
+    "Inspection": "hfplug.adapters.inspect",
     "Limits": "hfplug.serving.info",
     "Lock": "hfplug.adapters.lock",
     "Lora": "hfplug.methods",
@@ -95,7 +95,7 @@ _PUBLIC = {
     "flush_outbox": "hfplug.hub.deliver",
     "generate_texts": "hfplug.serving.generate",
     "get_method": "hfplug.methods",
-    "inspect_adapter": "hfplug.adapters.inspection",
+    "inspect_adapter": "hfplug.adapters.inspect",
     "inspect_pair": "hfplug.adapters.inspect_pair",
     "last_whole_checkpoint": "hfplug.training.checkpoints",
     "load_adapter": "hfplug.adapters.load",
@@ -141,10 +141,10 @@ if TYPE_CHECKING:
     from hfplug.adapters.adapter_dir import AdapterDir as AdapterDir
     from hfplug.adapters.extract import Extracted as Extracted
     from hfplug.adapters.extract import extract_adapter as extract_adapter
+    from hfplug.adapters.inspect import Inspection as Inspection
+    from hfplug.adapters.inspect import inspect_adapter as inspect_adapter
     from hfplug.adapters.inspect_pair import Pair as Pair
     from hfplug.adapters.inspect_pair import inspect_pair as inspect_pair
-    from hfplug.adapters.inspection import Inspection as Inspection
-    from hfplug.adapters.inspection import inspect_adapter as inspect_adapter
     from hfplug.adapters.load import load_adapter as load_adapter
     from hfplug.adapters.load import verify_adapter as verify_adapter
     from hfplug.adapters.lock import Lock as Lock

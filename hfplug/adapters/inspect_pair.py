@@ -21,9 +21,7 @@ from torch import Tensor
 
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.fingerprint import same_tensor
-from hfplug.adapters.inspect_change import Change
-from hfplug.adapters.inspect_low_rank import Factors, decompose, singular_values
-from hfplug.adapters.inspection import (
+from hfplug.adapters.inspect import (
     INSPECTION_VERSION,
     PROMPT,
     Against,
@@ -32,6 +30,8 @@ from hfplug.adapters.inspection import (
     open_adapter,
     plain_json,
 )
+from hfplug.adapters.inspect_change import Change
+from hfplug.adapters.inspect_low_rank import Factors, decompose, singular_values
 from hfplug.errors import AdapterError, MismatchError
 
 NEGLIGIBLE = 1e-6  # singular values below this share of the largest are no direction
@@ -139,7 +139,7 @@ def inspect_pair(
         first, second: Their folders.
         base: Repo id or folder of the base, if it is not where it was.
         revision: Commit of the base, if it is not the one that they name.
-        against: As for :func:`~hfplug.adapters.inspection.inspect_adapter`. Copies of the base's weights can be
+        against: As for :func:`~hfplug.adapters.inspect.inspect_adapter`. Copies of the base's weights can be
             compared with the base at hand only.
         say: Called with what is being looked at.
         places: ``token``, ``offline`` and ``trust_remote_code``, as there.

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hfplug.adapters.inspect import SoftPrompt, look_up_soft_prompt
 from hfplug.adapters.inspect_low_rank import effective_rank
+from hfplug.adapters.inspect_words import SoftPrompt, look_up_soft_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +25,7 @@ DEAD = 1e-3  # length, or way from the start, by the usual one, below which a vi
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRow:
-    """One virtual token, beside what is in :class:`~hfplug.adapters.inspect.VirtualToken`.
+    """One virtual token, beside what is in :class:`~hfplug.adapters.inspect_words.VirtualToken`.
 
     Attributes:
         position: From 0.

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from hfplug.adapters.inspect import Inspection
 from hfplug.adapters.inspect_change import TensorChange
 from hfplug.adapters.inspect_low_rank import USED_SHARE, LowRankLayer
 from hfplug.adapters.inspect_prefix import PrefixLayer
 from hfplug.adapters.inspect_prompt import PromptLoss, PromptRow, PromptView
-from hfplug.adapters.inspection import Inspection
 
 WIDTH = 100
 _BARS = " ▁▂▃▄▅▆▇█"

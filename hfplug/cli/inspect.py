@@ -13,9 +13,9 @@ from hfplug.cli.adapter_flags import ADAPTER, add_base_flags
 from hfplug.cli.parser import add_flag
 
 if TYPE_CHECKING:
+    from hfplug.adapters.inspect import Inspection
     from hfplug.adapters.inspect_pair import Pair
     from hfplug.adapters.inspect_prompt import PromptLoss
-    from hfplug.adapters.inspection import Inspection
 
 DESCRIPTION = """\
 Look inside an adapter without running it, held against its base, whose files are read a tensor at a time: how far each
@@ -61,10 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Pull if need be, look, and print it."""
+    from hfplug.adapters.inspect import inspect_adapter
     from hfplug.adapters.inspect_pair import inspect_pair
     from hfplug.adapters.inspect_pair_table import render_pair
     from hfplug.adapters.inspect_table import render_inspection
-    from hfplug.adapters.inspection import inspect_adapter
     from hfplug.adapters.one_step import place_for
     from hfplug.cli.main import quieten_transformers
     from hfplug.errors import SettingError

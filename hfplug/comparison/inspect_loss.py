@@ -17,8 +17,8 @@ from torch import Tensor
 
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.foreign import method_of
+from hfplug.adapters.inspect import Inspection
 from hfplug.adapters.inspect_prompt import PromptLoss
-from hfplug.adapters.inspection import Inspection
 from hfplug.adapters.load import find_base, find_tokenizer, load_adapter
 from hfplug.comparison.presets import TASKS
 from hfplug.errors import AdapterError, DataError

@@ -8,10 +8,10 @@ import jinja2
 from markupsafe import Markup
 
 from hfplug.adapters.atomic import write_json, write_text
+from hfplug.adapters.inspect import Inspection
 from hfplug.adapters.inspect_pair import Pair
 from hfplug.adapters.inspect_pair_table import pair_blocks, pair_heading
 from hfplug.adapters.inspect_table import Block, inspection_blocks, plain_line
-from hfplug.adapters.inspection import Inspection
 from hfplug.adapters.one_step import built_at
 from hfplug.comparison.drawing import Plot
 from hfplug.comparison.inspect_plot import draw_panels

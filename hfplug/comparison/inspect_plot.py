@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hfplug.adapters.atomic import write_bytes
+from hfplug.adapters.inspect import Inspection
 from hfplug.adapters.inspect_pair import Pair
 from hfplug.adapters.inspect_table import short
-from hfplug.adapters.inspection import Inspection
 from hfplug.comparison.drawing import STYLE, Plot, to_svg
 from hfplug.errors import MissingExtraError, SettingError
 

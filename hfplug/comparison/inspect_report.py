@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hfplug.adapters.atomic import write_bytes
-from hfplug.adapters.inspection import inspect_adapter
+from hfplug.adapters.inspect import inspect_adapter
 from hfplug.comparison.inputs import public_name
 from hfplug.comparison.inspect_page import render_inspection_page
 from hfplug.comparison.progress import Progress

@@ -8,8 +8,8 @@ from hfplug.space.view import escaped
 from hfplug.space.words import for_people
 
 if TYPE_CHECKING:
+    from hfplug.adapters.inspect import Inspection
     from hfplug.adapters.inspect_table import Block
-    from hfplug.adapters.inspection import Inspection
     from hfplug.space.opened import OpenSpace
 
 ROWS = 12
@@ -35,7 +35,7 @@ def look_inside_html(space: OpenSpace) -> str:
 
 def look(space: OpenSpace) -> dict[str, Inspection | str]:
     """For each adapter what was seen in it, or why that cannot be said."""
-    from hfplug.adapters.inspection import inspect_adapter
+    from hfplug.adapters.inspect import inspect_adapter
 
     infos = [info for info in space.variants() if info.kind == "adapter"]
     base: Any = space.service.base if infos else None

@@ -8,7 +8,7 @@ from hfplug.space.view import escaped
 from hfplug.space.words import for_people
 
 if TYPE_CHECKING:
-    from hfplug.adapters.inspect import SoftPrompt
+    from hfplug.adapters.inspect_words import SoftPrompt
     from hfplug.space.opened import OpenSpace
 
 NEAREST = 5
@@ -33,7 +33,7 @@ def soft_prompts_html(space: OpenSpace) -> str:
 def look_up(space: OpenSpace) -> dict[str, SoftPrompt | str]:
     """For each variant with a soft prompt what it is near, or why that cannot be said."""
     from hfplug.adapters.adapter_dir import AdapterDir
-    from hfplug.adapters.inspect import has_soft_prompt, look_up_soft_prompt, read_soft_prompt
+    from hfplug.adapters.inspect_words import has_soft_prompt, look_up_soft_prompt, read_soft_prompt
 
     found: dict[str, SoftPrompt | str] = {}
     for info in space.variants():

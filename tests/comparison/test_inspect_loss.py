@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hfplug
-from hfplug.adapters.inspection import inspect_adapter
+from hfplug.adapters.inspect import inspect_adapter
 from hfplug.cli.main import main
 from hfplug.comparison.inspect_loss import measure_prompt_loss
 from hfplug.demo.base import base_path

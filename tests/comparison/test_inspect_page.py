@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import hfplug
+from hfplug.adapters.inspect import inspect_adapter
 from hfplug.adapters.inspect_pair import inspect_pair
-from hfplug.adapters.inspection import inspect_adapter
 from hfplug.cli.main import main
 from hfplug.comparison.inspect_page import render_inspection_page
 from hfplug.comparison.inspect_plot import draw_panels, panels_of, split_name

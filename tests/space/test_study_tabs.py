@@ -87,7 +87,7 @@ def test_soft_prompts_are_shown_with_their_nearest_words(adapters):
 
 
 def test_adapters_are_looked_into_with_their_numbers_and_one_that_cannot_be_says_why(adapters, tmp_path):
-    from hfplug.adapters.inspection import inspect_adapter
+    from hfplug.adapters.inspect import inspect_adapter
     from hfplug.demo.base import base_path
     from hfplug.models.base import resolve_base
 
