@@ -24,6 +24,7 @@ from hfplug.adapters import files as adapter_files
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.files import CONFIG, OURS, SHARD, TOKENIZER, WEIGHTS, WEIGHTS_INDEX, file_sha256, is_allowed
 from hfplug.errors import AdapterError, HubError, HubUnavailableError, UnsafeFileError
+from hfplug.hub.address import parse_address
 from hfplug.hub.client import HubClient, connect, translated
 from hfplug.hub.retry import retrying
 
@@ -37,7 +38,6 @@ TIMEOUT_SECONDS = 15.0
 _TRIES = 3
 _FIRST_WAIT_SECONDS = 0.5
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 Offline = Literal["auto", "on"]
 
 
@@ -148,39 +148,6 @@ def _token_of_base(token: str | None, endpoint: str | None) -> str | None:
         return token
     logger.info("The token is for %s; pass base_token if the base at %s needs one.", endpoint, constants.ENDPOINT)
     return None
-
-
-def parse_address(address: str | Path, revision: str | None = None) -> tuple[str | None, str | None]:
-    """What an address names.
-
-    Args:
-        address: A folder, or ``"owner/name"``, ``"owner/name@revision"``, either with ``hf://`` before it.
-        revision: A revision that was given apart.
-
-    Returns:
-        The repo's id (None for a folder) and the revision (None for the default branch).
-
-    Raises:
-        AdapterError: It is none of these, or names two revisions.
-    """
-    text = str(address)
-    is_address = text.startswith("hf://")
-    name, _, named = text.removeprefix("hf://").removesuffix("/").partition("@")
-    is_folder = Path(text).exists() or isinstance(address, Path) or text.endswith("/")
-    if not is_address and (is_folder or not _REPO_ID.fullmatch(name)):
-        if revision is not None:
-            raise AdapterError(f"{text!r} is a folder, and a folder has no revision.", fix=f"Type: hf://{text}")
-        return None, None
-    if not _REPO_ID.fullmatch(name):
-        raise AdapterError(
-            f"{text!r} is no address of a repo.", fix="Type: hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
-        )
-    if named and revision and named != revision:
-        raise AdapterError(f"{text!r} names another revision than {revision!r}.", fix="Pass one of them.")
-    revision = revision or named or None
-    if revision and (".." in revision or revision.startswith("/")):
-        raise AdapterError(f"{revision!r} is no revision.", fix="Pass a branch, a tag or a commit.")
-    return name, revision
 
 
 def connect_to(endpoint: str | None, token: str | None) -> HubClient:

@@ -27,7 +27,8 @@ from hfplug.errors import (
     MismatchError,
     UnsafeFileError,
 )
-from hfplug.hub.pull import load_from_hub, parse_address, pull_adapter
+from hfplug.hub.address import parse_address
+from hfplug.hub.pull import load_from_hub, pull_adapter
 
 GONE = "0" * 40
 
