@@ -133,16 +133,23 @@ def merge_adapters(
         HfplugError: As :func:`merge_adapter`; an ``AdapterError`` too if weights or density are off, a
             ``MismatchError`` if the adapters are not of one base, task type or tokenizer.
     """
-    options: dict[str, Any] = {
-        "weights": weights,
-        "combination": combination,
-        "density": density,
-        "seed": seed,
-        "names": names,
-    }
-    options |= {"base": base, "revision": revision, "trust_remote_code": trust_remote_code}
-    options |= {"dtype": dtype, "into": into, "check": check}
-    job, place = _prepare(adapters, out, {"token": token, "offline": offline}, **options)
+    job, place = _prepare(
+        adapters,
+        out,
+        weights=weights,
+        combination=combination,
+        density=density,
+        seed=seed,
+        names=names,
+        base=base,
+        revision=revision,
+        dtype=dtype,
+        into=into,
+        check=check,
+        token=token,
+        offline=offline,
+        trust_remote_code=trust_remote_code,
+    )
     with built_at(place, "The merged model") as building:
         merged = job.build(building, place.name, announce)
     return dataclasses.replace(merged, adapter=AdapterDir.open(out))
@@ -159,30 +166,30 @@ def plan_merge(
     Raises:
         HfplugError: As :func:`merge_adapters`, as far as it can be known before it is done.
     """
-    wanted = {**(merge_adapters.__kwdefaults__ or {}), **options}
-    wanted.pop("announce")
-    job, _ = _prepare(adapters, out, {name: wanted.pop(name) for name in ("token", "offline")}, **wanted)
+    job, _ = _prepare(adapters, out, **options)
     return job.outline(job.plan())
 
 
 def _prepare(
     adapters: Sequence[AdapterDir | str | os.PathLike[str]],
     out: str | os.PathLike[str],
-    places: dict[str, Any],
     *,
-    weights: Sequence[float] | None,
-    combination: str,
-    density: float | None,
-    seed: int,
-    names: Sequence[str] | None,
-    base: str | Path | None,
-    revision: str | None,
-    trust_remote_code: bool,
-    dtype: str,
-    into: Into,
-    check: Check,
+    weights: Sequence[float] | None = None,
+    combination: str = "linear",
+    density: float | None = None,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    into: Into = "unquantised",
+    check: Check = "logits",
+    token: str | None = None,
+    offline: Literal["auto", "on"] = "auto",
+    trust_remote_code: bool = False,
 ) -> tuple[Job, Path]:
-    """The merge with all that can be refused beforehand refused, and its place."""
+    """The merge with all that can be refused beforehand refused, and its place; keywords as for `merge_adapters`."""
+    places: dict[str, Any] = {"token": token, "offline": offline}
     opened = [one if isinstance(one, AdapterDir) else AdapterDir.open(one) for one in adapters]
     if not opened:
         raise AdapterError("There is no adapter to merge.", fix="Pass one or more.")
