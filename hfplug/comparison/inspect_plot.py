@@ -7,6 +7,7 @@ a sign a blue and an orange away from white.
 from __future__ import annotations
 
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,13 +82,14 @@ def draw_picture(seen: Inspection | Pair, path: Path) -> None:
     panels = list(panels_of(seen))
     with matplotlib.rc_context({**STYLE, **_PRINTED}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        heights = [panel.height + 60 for panel in panels]
+        heights = [panel.height + 100 for panel in panels]
         figure = Figure(figsize=(_WIDTH / 72, sum(heights) / 72), layout="constrained", facecolor="white")
         parts: Any = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)
         for part, panel in zip(parts[:, 0], panels, strict=True):
             axes = part.subplots()
             panel.draw(axes)
             axes.set_title(panel.title, loc="left", fontsize=11)
+            part.supxlabel(textwrap.fill(panel.caption, 105), x=0.02, ha="left", fontsize=8)
         held = io.BytesIO()
         ending = path.suffix.lower().removeprefix(".")
         figure.savefig(held, format=ending, dpi=160, metadata={"Date": None} if ending == "svg" else None)
