@@ -75,12 +75,13 @@ def _block(block: Block) -> str:
     sentences = "".join(f'<p class="hf-small">{escaped(sentence)}</p>' for sentence in block.sentences)
     if not block.rows:
         return sentences
-    heading = "".join(f'<th scope="col">{escaped(cell)}</th>' for cell in block.rows[0])
     last = len(block.rows[0]) - 1 if block.text_last == "yes" else -1
+    kinds = [' class="hf-words"' if at == last else "" for at in range(len(block.rows[0]))]
+    named = zip(kinds, block.rows[0], strict=True)
+    heading = "".join(f'<th scope="col"{kind}>{escaped(cell)}</th>' for kind, cell in named)
     rows = []
     for row in block.rows[1:]:
-        classes = [' class="hf-words"' if at == last else "" for at in range(len(row))]
-        cells = "".join(f"<td{kind}>{escaped(cell)}</td>" for kind, cell in zip(classes[1:], row[1:], strict=True))
+        cells = "".join(f"<td{kind}>{escaped(cell)}</td>" for kind, cell in zip(kinds[1:], row[1:], strict=True))
         rows.append(f'<tr><th scope="row">{escaped(row[0])}</th>{cells}</tr>')
     title = f"<h3>{escaped(block.title)}</h3>" if block.title else ""
     return (
