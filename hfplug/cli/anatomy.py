@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Print the tree."""
-    from hfplug.models.anatomy_tree import anatomy_tree, render_tree
+    from hfplug.models.anatomy_page import render_tree
+    from hfplug.models.anatomy_tree import anatomy_tree
 
     tree = anatomy_tree(parsed.base, task_type=parsed.task_type, revision=parsed.revision)
     print(json.dumps(tree.to_json(), indent=1) if parsed.json else render_tree(tree))

@@ -30,6 +30,7 @@ from hfplug.models.layout import (
     linear_shape,
     norm_layers,
     weighted_layers,
+    with_holders,
 )
 from hfplug.models.parts import Parts, in_state_space_mixer, part_of, read_parts
 from hfplug.models.trace import Trace, trace
@@ -62,6 +63,8 @@ class Anatomy:
         routers: Modules that choose among experts.
         linear: All linear layers that an adapter can be put on, but the output head and new modules.
         left_out: Linear layers that no adapter can be put on, and why: pairs of a name and a reason.
+        unreached: The outermost modules that do not run on text (those of pictures and sound), so that no method has
+            anything to train there; empty if that is not known.
         key_value: Those of ``attention`` that make keys or values, fused ones included.
         attention_output: Those of ``attention`` that lead back to the width of the model, one an attention module.
         feed_forward_output: Those of ``feed_forward`` that lead back to the width of the model, one a block.
@@ -110,6 +113,7 @@ class Anatomy:
     expert_tensors: tuple[str, ...] = ()
     routers: tuple[str, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
+    unreached: tuple[str, ...] = ()
     linear: tuple[str, ...]
     key_value: tuple[str, ...]
     attention_output: tuple[str, ...]
@@ -192,6 +196,7 @@ def read_anatomy(
         expert_tensors=parts.expert_tensors,
         routers=parts.routers,
         left_out=tuple(parts.left_out.items()),
+        unreached=_unreached(modules, seen),
         linear=parts.linear,
         key_value=_key_value(parts, modules, width),
         attention_output=parts.attention_output or attention_outputs(parts.attention, modules, width),
@@ -252,6 +257,22 @@ def _feed_forward_block(parts: Parts, modules: dict[str, nn.Module], seen: Trace
         if holder and holder not in attention and block_of(f"{holder}.x") not in blocks:
             found.append(holder)
     return tuple(name for name in modules if name in set(found))
+
+
+def _unreached(modules: dict[str, nn.Module], seen: Trace) -> tuple[str, ...]:
+    """Outermost modules of whose weights none was used; a tied one is used if it is under any of its names."""
+    if seen.ended != "whole":
+        return ()
+    weights = {name: [(key, id(one)) for key, one in modules[name].named_parameters(recurse=False)] for name in modules}
+    used = {
+        one
+        for name, own in weights.items()
+        for key, one in own
+        if seen.runs(name) or f"{name}.{key}" in seen.read_directly
+    }
+    reached = with_holders(name for name, own in weights.items() if any(one in used for _, one in own))
+    unused = with_holders(name for name, own in weights.items() if own) - reached
+    return tuple(name for name in modules if name in unused and name.rpartition(".")[0] not in unused)
 
 
 def _is_trained_norm(name: str, modules: dict[str, nn.Module], seen: Trace) -> bool:

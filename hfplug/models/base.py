@@ -205,6 +205,14 @@ def auto_class(task_type: str, config: object = None) -> type:
     return getattr(transformers, _AUTO_CLASSES[task_type])
 
 
+def class_of(config: PretrainedConfig) -> Any:
+    """The class of transformers that a configuration says it is of, or None if it names none that there is."""
+    import transformers
+
+    names = getattr(config, "architectures", None) or []
+    return next((found for name in names if isinstance(found := getattr(transformers, name, None), type)), None)
+
+
 def task_type_of(model: object) -> str:
     """Which task a loaded model is for, from its class.
 

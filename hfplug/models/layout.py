@@ -140,6 +140,16 @@ def is_inside(name: str, owners: Iterable[str]) -> bool:
     return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
 
 
+def with_holders(names: Iterable[str]) -> set[str]:
+    """These modules and all that one of them lies in: asked thousands of times, ``is_inside`` takes seconds."""
+    found: set[str] = set()
+    for name in names:
+        while name and name not in found:
+            found.add(name)
+            name = name.rpartition(".")[0]
+    return found
+
+
 def _leaves(modules: Modules, left_out: Collection[str]) -> list[tuple[str, nn.Module]]:
     return [
         (name, module)

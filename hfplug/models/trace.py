@@ -21,7 +21,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from hfplug.models.layout import block_of, is_inside, is_linear, linear_shape
+from hfplug.models.layout import block_of, is_linear, linear_shape, with_holders
 from hfplug.models.shortened import shortened, tell_of_all
 from hfplug.models.tryout import few_tokens, first_line, on_meta
 from hfplug.models.undisturbed import undisturbed
@@ -105,13 +105,13 @@ class Trace:
 
     def runs_within(self, name: str) -> bool:
         """Whether a module, or one that lies in it, runs on text. Yes, if it is not known."""
-        return self.ended != "whole" or any(is_inside(one, (name,)) for one in self.calls)
+        return self.ended != "whole" or name in self._holds_called
 
     def learns_within(self, name: str) -> bool:
         """Whether a gradient arrives at a module, or one that lies in it. Yes, if it is not known."""
         if self.ended != "whole" or self.learning is None:
             return self.runs_within(name)
-        return any(is_inside(one, (name,)) for one in self.learning)
+        return name in self._holds_learning
 
     @staticmethod
     def _alike(name: str) -> set[str]:
@@ -120,6 +120,14 @@ class Trace:
         if len(numbers) < 2:
             return {name}
         return {f"{name[: numbers[-1].start()]}*{name[numbers[-1].end() :]}"}
+
+    @functools.cached_property
+    def _holds_called(self) -> set[str]:
+        return with_holders(self.calls)
+
+    @functools.cached_property
+    def _holds_learning(self) -> set[str]:
+        return with_holders(self.learning or ())
 
     @functools.cached_property
     def _called_alike(self) -> set[str]:
@@ -314,7 +322,7 @@ class _Flow(TorchFunctionMode):
             weighs=any(one.weighs for one in known),
             attended=any(one.attended for one in known),
         )
-        if function in _CHOICES and mark.compared is None:
+        if function in _CHOICES:
             self._choose(mark)
         if function == "softmax" and mark.compared is not None:
             return mark._replace(weighs=True)
@@ -333,10 +341,10 @@ class _Flow(TorchFunctionMode):
         return mark
 
     def _choose(self, mark: Mark) -> None:
-        """A top-k inside a layer, or of the output of one layer, is a choice among experts."""
+        """A top-k inside a layer, or of the output of one layer, is a choice among experts; of products it is not."""
         if self.running and not is_linear(self.layers[self.running[-1]]):
             self.seen.routers.add(self.running[-1])
-        elif len(mark.sources) == 1:
+        elif len(mark.sources) == 1 and mark.compared is None:
             self.seen.routers |= mark.sources
 
     def _mix(self, sources: frozenset[str]) -> None:

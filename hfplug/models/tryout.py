@@ -162,6 +162,8 @@ def few_tokens(model: Any, count: int = _TOKENS) -> dict[str, torch.Tensor]:
     if writes and isinstance(end, int) and end < rows:
         ids[-1] = end
     row = torch.tensor([ids], device=next(model.parameters()).device)
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        row = row[:, None]  # a row for each choice
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
     if writes and model.can_generate():
         inputs["decoder_input_ids"] = row
