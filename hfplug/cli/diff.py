@@ -37,7 +37,7 @@ def run(parsed: argparse.Namespace) -> int:
         raise UsageError(f"There is no script {str(path)!r}.", fix="Type: hfplug diff --method lora path/to/script.py")
     method = methods_from([parsed.method], parsed)[0]
     source, encoding = read_script(path)
-    changed = edit_source(source, method.name, method.changed_settings(), name=str(path))
+    changed = edit_source(source, method.name, method.said_settings(), name=str(path))
     if parsed.write:
         atomic.write_bytes(path.resolve(), changed.encode(encoding))  # resolved, so that a link stays one
         print(f"{path}: changed.")

@@ -157,12 +157,18 @@ def _lines(row: dict[str, Any], width: int) -> list[str]:
         head = f"    {word:<8}  "
         lines += textwrap.wrap(text, width, initial_indent=head, subsequent_indent=" " * 14, break_long_words=False)
     inherited = [one for one in row["settings"] if not one["flag"].startswith(_prefix(row["name"]))]
+    reasons = share["defaults"] if share else {}
     for one in row["settings"]:
-        if one in inherited:
+        here = reasons.get(one["name"])
+        if one in inherited and here is None:
             continue
         allowed = f" ({one['range']})" if one["range"] else ""
-        head = f"    --{one['flag']} = {_shown(one['default'])}  "
-        lines += textwrap.wrap(f"{one['help']}{allowed}", width, initial_indent=head, subsequent_indent=" " * 14)
+        text = "" if one in inherited else f"{one['help']}{allowed}"
+        value = one["default"] if here is None else here["value"]
+        if here is not None:
+            text = "; ".join(part for part in (text, f"{here['why']} [{here['source']}]") if part)
+        head = f"    --{one['flag']} = {_shown(value)}  "
+        lines += textwrap.wrap(text, width, initial_indent=head, subsequent_indent=" " * 14)
     if inherited:
         owner = inherited[0]["flag"].partition("_")[0]
         lines.append(f"    and the settings of {owner}: --{owner}_…")

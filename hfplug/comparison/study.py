@@ -40,10 +40,10 @@ def run_study(settings: StudySettings, *, progress: Progress | None = None) -> R
     before = read_base(inputs)
     variants = [score_base(inputs, before, progress)]
     before = let_go(before)
-    variants += [run_method(inputs, method, before, progress) for method in settings.methods]
+    variants += [run_method(inputs, method, before, progress) for method in inputs.settings.methods]
     after = read_base(inputs, keep="nothing")
     made = {one.name: settings.out / one.adapter_path for one in variants if one.adapter_path is not None}
-    report, examples = finish(inputs, before, after, variants, _shown_settings(settings), progress, made)
+    report, examples = finish(inputs, before, after, variants, _shown_settings(inputs.settings), progress, made)
     write_measurements(settings.out, report, examples)
     return report
 

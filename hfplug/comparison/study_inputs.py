@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hfplug.comparison.inputs import ScoredInputs, generating_task_type, public_name, read_tokenizer
 from hfplug.comparison.study_folder import StudyFolder
 from hfplug.comparison.study_settings import StudySettings
 from hfplug.comparison.variants import DataInfo
 from hfplug.errors import StudyError
+from hfplug.models.applicable import settled_for
 from hfplug.models.base import resolve_base
 from hfplug.models.quantize import require_bitsandbytes
 from hfplug.training.dataset import (
@@ -51,6 +52,7 @@ def prepare(settings: StudySettings) -> StudyInputs:
         method.check_task_type(task_type)
         if method.quantization() is not None:
             require_bitsandbytes(f"method {method.name!r}")
+    settings = replace(settings, methods=settled_for(base, settings.methods, task_type))
     tokenizer = read_tokenizer(base)
     data = load_data(settings.data, revision=settings.data_revision)
     train_split, eval_split = settings.train_split, settings.eval_split

@@ -24,6 +24,7 @@ from hfplug.comparison.study_memory import predict_peak
 from hfplug.comparison.variants import TrainingMemory, Variant
 from hfplug.errors import StudyError
 from hfplug.methods import TuningMethod
+from hfplug.methods.defaults import chosen_words
 from hfplug.models import hardware
 from hfplug.models.anatomy import count_parameters
 from hfplug.models.factory import applied_to, build_model
@@ -83,6 +84,7 @@ def _train(inputs: StudyInputs, method: TuningMethod, progress: Progress) -> dic
     progress.say(
         f"{name}: {trainable:,} of {applied.anatomy.parameters:,} parameters train "
         f"({trainable / applied.anatomy.parameters:.2%}), learning rate {rate:g}"
+        + (f", {chosen_words(method)}" if method.chosen else "")
     )
     run_figures = RunFigures()
     trainer, arguments = _trainer(inputs, method, model, rate, run_figures, progress)

@@ -12,9 +12,11 @@ what it was given. The last matrix starts at zero, so that the model starts as t
 
 A mixture of experts is one feed-forward part here: it gets one adapter, after the experts' outputs are summed.
 
-Presets: ``paper`` (Houlsby et al. 2019, section 3.2: both places; their 64 of BERT-large's 1024 is a factor of 16; from
-3e-5 to 3e-3 were tried), ``pfeiffer`` (Pfeiffer et al. 2021: a factor of 16, 1e-4) and ``he`` (He et al. 2022:
-beside the feed-forward part, 512 of 1024, a scale of 4).
+Presets: ``paper`` (Houlsby et al. 2019: both places; their 64 of BERT-large's 1024 is a factor of 16; 3e-4 is the rate
+of the authors' command, https://github.com/google-research/adapter-bert), ``pfeiffer`` (a factor of 16 at 1e-4, the
+defaults of the library of the authors, https://docs.adapterhub.ml) and ``he`` (He et al. 2022: beside the feed-forward
+part, 512 of 1024, a scale of 4, 5e-5, as their script for XSum has it,
+https://github.com/jxhe/unify-parameter-efficient-tuning).
 """
 
 from __future__ import annotations
@@ -25,7 +27,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hfplug.errors import MethodError
 from hfplug.methods.lora import shortest_names
-from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
+from hfplug.methods.method import (
+    CLASSIFICATION,
+    AnatomyView,
+    Default,
+    LearningRate,
+    TuningMethod,
+    modules_to_save,
+    register_method,
+)
 from hfplug.methods.settings import setting
 from hfplug.methods.values import Preset
 
@@ -53,16 +63,17 @@ class Bottleneck(TuningMethod):
         "paper": Preset(
             settings={"placement": "houlsby", "reduction_factor": 16.0},
             learning_rate=3e-4,
-            source="Houlsby et al. 2019, section 3.2 (BERT-large; the middle of the rates tried)",
+            source="Houlsby et al. 2019 (BERT-large); rate of the authors' command",
         ),
         "pfeiffer": Preset(
             settings={"placement": "pfeiffer", "reduction_factor": 16.0},
             learning_rate=1e-4,
-            source="Pfeiffer et al. 2021 (BERT-base)",
+            source="Pfeiffer et al. 2021; defaults of the authors' library, AdapterHub",
         ),
         "he": Preset(
             settings={"placement": "parallel", "reduction_factor": 2.0, "scale": 4.0},
-            source="He et al. 2022 (BART-large)",
+            learning_rate=5e-5,
+            source="He et al. 2022 (BART-large on XSum); the authors' script",
         ),
     }
 
@@ -70,6 +81,18 @@ class Bottleneck(TuningMethod):
     reduction_factor: float = setting(16.0, low=0.25, high=4096.0, help="width of the model by that of the network")
     non_linearity: str = setting("relu", choices=NON_LINEARITIES, help="between the two matrices")
     scale: float = setting(1.0, low=0.01, high=100.0, help="the network's output is multiplied by it; He: 4 beside")
+
+    def defaults(self, anatomy: AnatomyView) -> Mapping[str, Default]:
+        library = "Pfeiffer et al. 2021; the default of the authors' library, AdapterHub"
+        factor = Default(value=16.0, why="as wide as in the papers on BERT", source=library)
+        if anatomy.parameters >= 1e9:
+            factor = Default(
+                value=32.0,
+                why="a large model needs no wider a network: at 175 B a width of 8 is as good as 64 (Hu et al. 2021)",
+                source="Liu et al. 2022, https://github.com/r-three/t-few, configs/adapter.json (T0 of 3 B)",
+            )
+        half = Default(value="pfeiffer", why="half as many networks as after Houlsby", source=library)
+        return {"placement": half, "reduction_factor": factor}
 
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         from hfplug.methods.tuners.bottleneck import Config
@@ -118,14 +141,15 @@ class Bottleneck(TuningMethod):
         return after
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
-        """3e-5 to 3e-3 were tried on BERT (Houlsby et al. 2019, section 3.2); 1e-4 (Pfeiffer et al. 2021)."""
-        value = 1.5e-2 if anatomy.parameters < 50e6 else 1e-3 if anatomy.parameters < 1e9 else 3e-4
-        return LearningRate(
-            value=value,
-            low=3e-5,
-            high=1e-1,
-            source="Houlsby et al. 2019, section 3.2; below 50 M benchmarks/demo_rates.py",
-        )
+        """By the model's size and, for classification, as the papers' encoders."""
+        size = anatomy.parameters
+        if size < 50e6:
+            return LearningRate(value=1.5e-2, low=3e-5, high=1e-1, source="hfplug, benchmarks/demo_rates.py")
+        if size < 1e9 and anatomy.task_type != CLASSIFICATION:
+            source = "hfplug's own, within the 3e-5 to 3e-3 that Houlsby et al. 2019 tried (section 3.2)"
+            return LearningRate(value=1e-3, low=3e-5, high=1e-1, source=source)
+        source = "Hu et al. 2021, tables 9 and 12 (3e-4 on RoBERTa-large, 1e-4 on GPT-3)"
+        return LearningRate(value=3e-4 if size < 100e9 else 1e-4, low=3e-5, high=1e-1, source=source)
 
 
 def _is_expert(name: str) -> bool:

@@ -102,8 +102,9 @@ class Embeddings(TuningMethod):
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """More than for all weights, as each row moves only where its token occurs."""
-        value = 1e-2 if anatomy.parameters < 50e6 else 1e-3
-        return LearningRate(value=value, low=1e-5, high=1e-1, source="hfplug, benchmarks/demo_rates.py")
+        if anatomy.parameters < 50e6:
+            return LearningRate(value=1e-2, low=1e-5, high=1e-1, source="hfplug, benchmarks/demo_rates.py")
+        return LearningRate(value=1e-3, low=1e-5, high=1e-1, source="hfplug's own: no rate for AdamW is known to it")
 
 
 def _places(anatomy: AnatomyView) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from hfplug.errors import MethodError
 from hfplug.methods.lora import shortest_names
-from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
+from hfplug.methods.method import AnatomyView, Default, LearningRate, TuningMethod, modules_to_save, register_method
 from hfplug.methods.settings import setting
 from hfplug.methods.values import Preset
 
@@ -50,6 +50,11 @@ class IA3(TuningMethod):
     attention: str = setting("on", choices=("on", "off"), help="scale keys and values (section 3.3)")
     feed_forward: str = setting("on", choices=("on", "off"), help="scale what goes into the last feed-forward layer")
 
+    def defaults(self, anatomy: AnatomyView) -> Mapping[str, Default]:
+        why = "keys, values and the inner feed-forward activations, as in the paper"
+        place = "Liu et al. 2022, section 3.3"
+        return {name: Default(value="on", why=why, source=place) for name in ("attention", "feed_forward")}
+
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         from peft import IA3Config
 
@@ -74,11 +79,10 @@ class IA3(TuningMethod):
         )
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
-        """3e-3 with Adafactor (Liu et al. 2022, section 3.5); small models take more, as the scales are few."""
-        value = 1e-1 if anatomy.parameters < 50e6 else 1e-2 if anatomy.parameters < 1e9 else 3e-3
-        return LearningRate(
-            value=value,
-            low=1e-4,
-            high=1.0,
-            source="Liu et al. 2022, section 3.5 (3e-3, T0); below 50 M benchmarks/demo_rates.py",
-        )
+        """3e-3 on T0 with Adafactor; small models take more, as the scales are few."""
+        paper = "Liu et al. 2022, section 3.5 (3e-3 on T0 of 3 B and 11 B, with Adafactor)"
+        if anatomy.parameters < 50e6:
+            return LearningRate(value=1e-1, low=1e-4, high=1.0, source="hfplug, benchmarks/demo_rates.py")
+        if anatomy.parameters < 1e9:
+            return LearningRate(value=1e-2, low=1e-4, high=1.0, source=f"hfplug's own, above {paper}")
+        return LearningRate(value=3e-3, low=1e-4, high=1.0, source=paper)

@@ -10,8 +10,9 @@ a layer, and B A can be added to W before inference, so that it costs nothing th
 file decides where it goes.
 
 The preset ``paper`` is what the paper takes for GPT-2 (its appendix D.3, table 11): rank 4 on queries and values, a
-scale of 32 / 4, dropout 0.1, a learning rate of 2e-4; ``roberta`` what it takes for RoBERTa-base (appendix D.1, table
-9): rank 8 with a scale of 1, 5e-4.
+scale of 32 / 4, a learning rate of 2e-4; and dropout 0.1, as in the authors' commands
+(https://github.com/microsoft/LoRA, examples/NLG). The presets ``roberta``, ``roberta_large`` and ``deberta_xxl`` are
+those of its tables 9 and 10: rank 8, at 5e-4, 3e-4 and 1e-4 on MNLI.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.errors import MethodError, SettingError, did_you_mean
 from hfplug.methods.lora_patterns import layer_pattern, parse_pattern
-from hfplug.methods.method import AnatomyView, LearningRate, TuningMethod, modules_to_save, register_method
+from hfplug.methods.method import (
+    CLASSIFICATION,
+    AnatomyView,
+    Default,
+    LearningRate,
+    TuningMethod,
+    modules_to_save,
+    register_method,
+)
 from hfplug.methods.settings import setting
 from hfplug.methods.values import Preset
 
@@ -66,13 +75,20 @@ class Lora(TuningMethod):
         "paper": Preset(
             settings={"r": 4, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ("query", "value")},
             learning_rate=2e-4,
-            source="Hu et al. 2021, table 11 (GPT-2)",
+            source="Hu et al. 2021, table 11 (GPT-2); dropout of the authors' commands",
         ),
-        "roberta": Preset(
-            settings={"r": 8, "lora_alpha": 8, "target_modules": ("query", "value")},
-            learning_rate=5e-4,
-            source="Hu et al. 2021, table 9 (RoBERTa-base on MNLI)",
-        ),
+        **{
+            name: Preset(
+                settings={"r": 8, "lora_alpha": alpha, "target_modules": ("query", "value")},
+                learning_rate=rate,
+                source=f"Hu et al. 2021, {place}",
+            )
+            for name, alpha, rate, place in (
+                ("roberta", 8, 5e-4, "table 9 (RoBERTa-base on MNLI)"),
+                ("roberta_large", 16, 3e-4, "table 9 (RoBERTa-large on MNLI)"),
+                ("deberta_xxl", 8, 1e-4, "table 10 (DeBERTa-XXL on MNLI)"),
+            )
+        },
     }
 
     r: int = setting(16, low=1, high=4096, help="rank of the two matrices")
@@ -153,18 +169,32 @@ class Lora(TuningMethod):
         no_layers = config.get("target_modules") == "dummy-target-modules"
         return super().recognises(config) and not config.get("use_dora") and not no_layers
 
+    def defaults(self, anatomy: AnatomyView) -> Mapping[str, Default]:
+        more = "all of it, as more matrices of a lower rank do better than fewer of a higher one"
+        rank = "from 8 to 64 quality hardly changes; with alpha the authors' own for DeBERTa-XXL"
+        source = "Hu et al. 2021, table 15; https://github.com/microsoft/LoRA, examples/NLU"
+        return {
+            "r": Default(value=16, why=rank, source=source),
+            "lora_alpha": Default(value=32, why="twice the rank", source=source),
+            "target_modules": Default(value=("attention",), why=more, source="Hu et al. 2021, section 7.1 and table 5"),
+        }
+
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
-        """About ten times that of full fine-tuning (Biderman et al. 2024; Dettmers et al. 2023: 2e-4 up to 13B, 1e-4
-        above)."""
-        if anatomy.parameters < 50e6:
-            value, high = 5e-3, 5e-2
-        elif anatomy.parameters < 1e9:
-            value, high = 1e-3, 1e-2
-        else:
-            value, high = (2e-4 if anatomy.parameters < 14e9 else 1e-4), 5e-3
-        return LearningRate(
-            value=value, low=5e-5, high=high, source="Dettmers et al. 2023 from 1 B on; Biderman et al. 2024"
-        )
+        """By the model's size, and for classification by what the paper takes for encoders."""
+        size = anatomy.parameters
+        if size < 50e6:
+            return LearningRate(value=5e-3, low=5e-5, high=5e-2, source="hfplug, benchmarks/demo_rates.py")
+        if anatomy.task_type == CLASSIFICATION and size < 5e9:
+            value = 4e-4 if size < 250e6 else 3e-4 if size < 1e9 else 1e-4
+            source = (
+                "Hu et al. 2021, tables 9 and 10 (4e-4 to 5e-4 at 125 M, 2e-4 to 4e-4 at 355 M, about 1e-4 at 1.5 B)"
+            )
+            return LearningRate(value=value, low=5e-5, high=1e-2 if size < 1e9 else 5e-3, source=source)
+        if size < 1e9:
+            source = "hfplug's own, for one epoch (SmolLM2-135M); Hu et al. 2021, table 11: 2e-4 on GPT-2, five epochs"
+            return LearningRate(value=1e-3, low=5e-5, high=1e-2, source=source)
+        source = "Dettmers et al. 2023, appendix B.2 (2e-4 at 7 B and 13 B, 1e-4 at 33 B and 65 B)"
+        return LearningRate(value=2e-4 if size < 20e9 else 1e-4, low=5e-5, high=5e-3, source=source)
 
 
 def _targets(method: Lora, anatomy: AnatomyView) -> Any:

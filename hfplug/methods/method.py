@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.errors import MethodError, SettingError, did_you_mean
 from hfplug.methods.anatomy_view import AnatomyView
+from hfplug.methods.defaults import WithDefaults
 from hfplug.methods.plugins import check_class, load_plugins
 from hfplug.methods.settings import check_setting
+from hfplug.methods.values import Default as Default
 from hfplug.methods.values import LearningRate as LearningRate
 from hfplug.methods.values import Preset as Preset
 from hfplug.methods.values import Quantization as Quantization
@@ -50,7 +52,7 @@ CATEGORIES = ("all weights", "selective", "reparameterised", "additive")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningMethod:
+class TuningMethod(WithDefaults):
     """Base class of all tuning methods.
 
     Class attributes:
@@ -348,9 +350,8 @@ def resolve_method(method: str | TuningMethod, settings: Mapping[str, Any] | Non
     """
     settings = dict(settings or {})
     if isinstance(method, TuningMethod):
-        # A preset stands below what was said of the method before, and not below its defaults.
-        values = method.changed_settings() if settings.get("preset") is not None else method.settings()
-        return type(method).from_settings({**values, **settings}) if settings else method
+        # Of the method only what was said: a preset, or what suits the model, stands below that and above defaults.
+        return type(method).from_settings({**method.said_settings(), **settings}) if settings else method
     if not isinstance(method, str):
         raise MethodError(
             f"method must be a name or a TuningMethod, not {type(method).__name__}.",

@@ -37,5 +37,6 @@ class Norms(Selective):
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """Scales start near one and few of them move, so the rate is far above that of full fine-tuning."""
-        value = 5e-2 if anatomy.parameters < 50e6 else 1e-3
-        return LearningRate(value=value, low=5e-5, high=3e-1, source="hfplug, benchmarks/demo_rates.py")
+        if anatomy.parameters < 50e6:
+            return LearningRate(value=5e-2, low=5e-5, high=3e-1, source="hfplug, benchmarks/demo_rates.py")
+        return LearningRate(value=1e-3, low=5e-5, high=3e-1, source="hfplug's own: no rate for AdamW is known to it")

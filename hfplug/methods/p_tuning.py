@@ -62,8 +62,10 @@ class PTuning(InputPrompt):
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """A network is trained, so about what networks take; the paper names none for a frozen base."""
+        if anatomy.parameters < 50e6:
+            return LearningRate(value=3e-3, low=1e-5, high=1e-1, source="hfplug, benchmarks/demo_rates.py")
         value = 3e-3 if anatomy.parameters < 1e9 else 1e-3
-        return LearningRate(value=value, low=1e-5, high=1e-1, source="hfplug, benchmarks/demo_rates.py")
+        return LearningRate(value=value, low=1e-5, high=1e-1, source="hfplug's own")
 
     def virtual_tokens(self) -> int:
         return self.num_virtual_tokens

@@ -12,8 +12,11 @@ On an encoder-decoder PEFT lays the trained pairs out twice and each layer takes
 of layers the upper half would have the prefix of the lower, and half of the numbers no gradient. With an odd number
 each pair is taken once, so one layer more is laid out for an even number; its pair belongs to no layer.
 
+How long a prefix should be depends on the task: 200 for summaries and translations by a model of BART's size, 100 for
+labels of tokens, fewer than 20 for a class (see ``defaults``).
+
 Its presets: ``paper`` for tables to text (GPT-2: 10 virtual tokens), ``summaries`` for news to a summary (BART-large:
-200), both through the network of section 4.3 and at 5e-5 (section 6 and 7.2).
+200), both through the network of section 4.3, 512 and 800 wide, and at 5e-5 (sections 4.3, 5.3 and 7.1).
 """
 
 from __future__ import annotations
@@ -23,7 +26,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfplug.errors import MethodError, TrainingError
-from hfplug.methods.method import CLASSIFICATION, SEQ2SEQ, AnatomyView, LearningRate, modules_to_save, register_method
+from hfplug.methods.method import (
+    CLASSIFICATION,
+    QUESTIONS,
+    SEQ2SEQ,
+    TOKENS,
+    AnatomyView,
+    Default,
+    LearningRate,
+    modules_to_save,
+    register_method,
+)
 from hfplug.methods.settings import setting
 from hfplug.methods.soft_prompts import SoftPrompt, peft_prefix, settle_when_loaded
 from hfplug.methods.values import Preset
@@ -31,6 +44,8 @@ from hfplug.methods.values import Preset
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor, nn
+
+_LABELS = (CLASSIFICATION, TOKENS, QUESTIONS)
 
 
 @register_method
@@ -48,24 +63,40 @@ class PrefixTuning(SoftPrompt):
         "paper": Preset(
             settings={"num_virtual_tokens": 10, "prefix_projection": "on", "prefix_hidden_size": 512},
             learning_rate=5e-5,
-            source="Li and Liang 2021, sections 6 and 7.2 (GPT-2, tables to text)",
+            source="Li and Liang 2021, sections 4.3, 5.3 and 7.1 (GPT-2, tables to text)",
         ),
         "summaries": Preset(
-            settings={"num_virtual_tokens": 200, "prefix_projection": "on"},
+            settings={"num_virtual_tokens": 200, "prefix_projection": "on", "prefix_hidden_size": 800},
             learning_rate=5e-5,
-            source="Li and Liang 2021, section 7.2 (BART-large, news)",
+            source="Li and Liang 2021, sections 4.3 and 7.1 (BART-large, news)",
         ),
     }
     merging: ClassVar[str] = "no: a prefix is an input of every layer, there is no weight to merge it into"
 
     num_virtual_tokens: int = setting(
-        20, low=1, high=1000, help="virtual tokens; the paper uses 10 for tables, 200 for news"
+        20, low=1, high=1000, help="virtual tokens; by task: 200 for summaries, 10 for tables, 100 for labels of tokens"
     )
     prefix_init: str = setting("random", choices=("random", "zero"), help="how the keys and values start")
     prefix_projection: str = setting(
         "off", choices=("off", "on"), help="compute them by a small network while they are trained (section 4.3)"
     )
     prefix_hidden_size: int = setting(512, low=1, high=65536, help="width of that network")
+
+    def defaults(self, anatomy: AnatomyView) -> Mapping[str, Default]:
+        labels = "Liu et al. 2022 (P-tuning v2), https://arxiv.org/abs/2110.07602, appendix B"
+        length = Default(value=20, why="between the papers' 10 for tables and 200 for news", source="hfplug's own")
+        if anatomy.task_type == TOKENS:
+            length = Default(value=100, why="labels of tokens want a long prefix, around 100", source=labels)
+        elif anatomy.task_type in _LABELS:
+            length = Default(value=20, why="simple classification does best with fewer than 20 or so", source=labels)
+        elif anatomy.task_type == SEQ2SEQ and anatomy.parameters >= 300e6:
+            length = Default(
+                # The prefix takes positions of the decoder, and some models have few (Blenderbot: 128).
+                value=min(200, anatomy.positions // 4) if anatomy.positions else 200,
+                why="summaries get better up to a length of 200; a fourth of the positions at most",
+                source="Li and Liang 2021, section 7.1, figure 4 (BART-large); He et al. 2022 (also for translation)",
+            )
+        return {"num_virtual_tokens": length}
 
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         from peft import PrefixTuningConfig
@@ -129,11 +160,17 @@ class PrefixTuning(SoftPrompt):
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
         """With the network on top the paper takes 5e-5, on GPT-2; without it far more, as numbers that start at the
-        scale of one are moved themselves (0.2 on the built-in base, benchmarks/demo_rates.py)."""
+        scale of one are moved themselves."""
+        size = anatomy.parameters
         if self.prefix_projection == "on":
-            return LearningRate(value=1e-3, low=1e-5, high=1e-2, source="hfplug's own; Li and Liang 2021 take 5e-5")
-        value = 0.2 if anatomy.parameters < 50e6 else 3e-2 if anatomy.parameters < 1e9 else 1e-2
-        return LearningRate(value=value, low=1e-4, high=1.0, source="hfplug, benchmarks/demo_rates.py")
+            source = "hfplug's own, for short runs; Li and Liang 2021, section 5.3: 5e-5 for ten epochs"
+            return LearningRate(value=1e-3, low=1e-5, high=1e-2, source=source)
+        if size < 50e6:
+            return LearningRate(value=0.2, low=1e-4, high=1.0, source="hfplug, benchmarks/demo_rates.py")
+        if anatomy.task_type in _LABELS:
+            source = "Liu et al. 2022, https://github.com/THUDM/P-tuning-v2 (5e-3 to 3e-2 on RoBERTa-large)"
+            return LearningRate(value=7e-3, low=1e-4, high=1.0, source=source)
+        return LearningRate(value=3e-2 if size < 1e9 else 1e-2, low=1e-4, high=1.0, source="hfplug's own")
 
     def virtual_tokens(self) -> int:
         return self.num_virtual_tokens

@@ -4,8 +4,12 @@ The frozen weights are stored as 4-bit NormalFloat values in blocks of 64 with o
 constants are quantised in turn (section 3); for each product they are unpacked into the compute
 dtype. The two LoRA matrices stay in full precision and are all that is trained.
 
-The preset ``paper`` is what the paper takes for LLaMA (its appendix B.2): rank 64 on all linear layers, alpha 16,
-dropout 0.1 (0.05 from 33 B on), a learning rate of 2e-4 (1e-4 from 33 B on).
+From a billion parameters on it goes on all linear layers: on LLaMA-7B the paper needs them all to be as good as full
+fine-tuning in 16 bits (section 4, figure 2), and the rank matters little then (appendix A.2).
+
+The preset ``paper`` is what the paper takes for LLaMA of 7 B and 13 B (its appendix B.2, and the scripts of
+https://github.com/artidoro/qlora): rank 64 on all linear layers, alpha 16, dropout 0.1, a learning rate of 2e-4;
+``paper_33b`` what it takes for 33 B and 65 B: dropout 0.05, 1e-4.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hfplug.methods.lora import Lora
-from hfplug.methods.method import Quantization, register_method
+from hfplug.methods.method import AnatomyView, Default, Quantization, register_method
 from hfplug.methods.settings import setting
 from hfplug.methods.values import Preset
 
@@ -36,10 +40,14 @@ class QLora(Lora):
     extra: ClassVar[str | None] = "qlora"
     batching: ClassVar[str] = "yes, with others over the same base in 4 bits"
     presets: ClassVar[Mapping[str, Preset]] = {
-        "paper": Preset(
-            settings={"r": 64, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ("all-linear",)},
-            learning_rate=2e-4,
-            source="Dettmers et al. 2023, appendix B.2 (LLaMA of 7 B and 13 B)",
+        name: Preset(
+            settings={"r": 64, "lora_alpha": 16, "lora_dropout": dropout, "target_modules": ("all-linear",)},
+            learning_rate=rate,
+            source=f"Dettmers et al. 2023, appendix B.2 (LLaMA of {sizes})",
+        )
+        for name, dropout, rate, sizes in (
+            ("paper", 0.1, 2e-4, "7 B and 13 B"),
+            ("paper_33b", 0.05, 1e-4, "33 B and 65 B"),
         )
     }
 
@@ -51,6 +59,18 @@ class QLora(Lora):
     storage_dtype: str = setting(
         "auto", choices=(*DTYPES, "uint8"), help="dtype that holds the packed bytes; auto suits FSDP where it runs"
     )
+
+    def defaults(self, anatomy: AnatomyView) -> Mapping[str, Default]:
+        found = dict(super().defaults(anatomy))
+        if anatomy.parameters >= 1e9:
+            found["target_modules"] = Default(
+                value=("all-linear",),
+                why="needed to be as good as full fine-tuning in 16 bits",
+                source="Dettmers et al. 2023, section 4 and figure 2 (LLaMA-7B)",
+            )
+        bits = {"quant_type": ("nf4", "better than fp4"), "double_quant": ("on", "0.37 bits less a weight at no loss")}
+        place = "Dettmers et al. 2023, sections 3 and 4"
+        return found | {name: Default(value=value, why=why, source=place) for name, (value, why) in bits.items()}
 
     def quantization(self) -> Quantization:
         return Quantization(

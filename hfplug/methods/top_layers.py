@@ -4,7 +4,7 @@ The lower blocks of a pretrained model change little in fine-tuning (their abstr
 for nine tenths of the quality). Nothing is computed backwards below the lowest trained block, so a step takes less time
 and memory. What is saved is a copy of each trained layer.
 
-The preset ``paper`` trains a fourth of the blocks, which is also what ``blocks=0`` means.
+A fourth of the blocks is the default, and the preset ``paper``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfplug.errors import MethodError
-from hfplug.methods.method import AnatomyView, LearningRate, register_method
+from hfplug.methods.full import weights_rate
+from hfplug.methods.method import AnatomyView, Default, LearningRate, register_method
 from hfplug.methods.selective import Selective, train_in_float32
 from hfplug.methods.settings import setting
 from hfplug.methods.values import Preset
@@ -38,10 +39,17 @@ class TopLayers(Selective):
         "paper": Preset(settings={"blocks": 0}, source="Lee et al. 2019, abstract and section 4 (BERT, RoBERTa)")
     }
 
-    blocks: int = setting(1, low=0, high=1000, help="how many of the last blocks; 0: a fourth of them")
+    blocks: int = setting(0, low=0, high=1000, help="how many of the last blocks; 0: a fourth of them, one at least")
     head: str = setting(
         "off", choices=("off", "on"), help="the output layer too; of a classifier it is trained anyway, being new"
     )
+
+    def defaults(self, anatomy: AnatomyView) -> Mapping[str, Default]:
+        stack = anatomy.blocks[-1] if anatomy.blocks else ()
+        if not stack:
+            return {}
+        why = f"a fourth of the {len(stack)} blocks is enough for nine tenths of the quality"
+        return {"blocks": Default(value=_fourth(stack), why=why, source="Lee et al. 2019, abstract (BERT, RoBERTa)")}
 
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         stack = anatomy.blocks[-1] if anatomy.blocks else ()
@@ -54,7 +62,7 @@ class TopLayers(Selective):
                 f"top_layers: this {anatomy.model_type} model has {len(stack)} blocks, not {self.blocks}.",
                 fix=f"Pass blocks={len(stack)} or fewer.",
             )
-        chosen = stack[-(self.blocks or max(1, len(stack) // 4)) :]
+        chosen = stack[-(self.blocks or _fourth(stack)) :]
         layers = tuple(layer for block in chosen for layer in anatomy.layers_of(block))
         plain = tuple(name for name in layers if name not in anatomy.compound)
         if not plain:
@@ -98,6 +106,9 @@ class TopLayers(Selective):
         return (anatomy.output_embeddings,)
 
     def learning_rate(self, anatomy: AnatomyView) -> LearningRate:
-        """As full fine-tuning: these are the base's own weights (Devlin et al. 2019, appendix A.3)."""
-        value = 1e-3 if anatomy.parameters < 50e6 else 5e-5 if anatomy.parameters < 1e9 else 1e-5
-        return LearningRate(value=value, low=1e-6, high=5e-3, source="Devlin et al. 2019, appendix A.3, as for full")
+        """As full fine-tuning: these are the base's own weights."""
+        return weights_rate(anatomy)
+
+
+def _fourth(stack: tuple[str, ...]) -> int:
+    return max(1, len(stack) // 4)

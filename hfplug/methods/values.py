@@ -47,6 +47,21 @@ class LearningRate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Default:
+    """What a setting should be on a model when nothing is said.
+
+    Attributes:
+        value: The value.
+        why: One clause: why this value here.
+        source: The paper and section, or the library; hfplug's own measurement says so.
+    """
+
+    value: Any
+    why: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """Settings of a method under a name: those of a paper, for the models that it was written about.
 

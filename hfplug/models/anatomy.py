@@ -51,6 +51,7 @@ class Anatomy:
         width: Numbers that a block gives a token; with factorised embeddings (ALBERT) not the embedding's.
         layers: Number of blocks (of the encoder plus the decoder, as far as the configuration tells).
         attention_heads: Heads a layer.
+        positions: How many positions the configuration says that there are; 0 if it says nothing.
         attention: Linear layers of attention.
         query: Those of ``attention`` that make queries; a fused layer is here and among keys and values.
         key: Those that make keys.
@@ -138,6 +139,7 @@ class Anatomy:
     new_modules: tuple[str, ...] = ()
     tokenizer_source: str | None = None
     revision: str | None = None
+    positions: int = 0
     cache_reader: Callable[[], tuple[Any, ...]] = field(default=tuple, repr=False, compare=False)
 
     def layers_of(self, block: str) -> tuple[str, ...]:
@@ -185,6 +187,7 @@ def read_anatomy(
         embedding_size=_embedding_size(model, text_config),
         layers=_first_int(text_config, "num_hidden_layers", "num_layers", "n_layer", default=1),
         attention_heads=_first_int(text_config, "num_attention_heads", "num_heads", "n_head", default=1),
+        positions=_first_int(text_config, "max_position_embeddings", default=0),
         attention=parts.attention,
         query=parts.query,
         key=parts.key,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from hfplug.errors import HfplugError, MethodError
 from hfplug.methods import TuningMethod, get_method, method_names
+from hfplug.methods.values import Default
 from hfplug.models.anatomy import Anatomy, count_parameters, read_anatomy
-from hfplug.models.base import auto_class, read_task_type, resolve_base
-from hfplug.models.memory_shapes import shape_model
+from hfplug.models.base import Base, auto_class, read_task_type, resolve_base
+from hfplug.models.memory_shapes import bare_model, shape_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Share:
         lowest: Below it training hardly moves.
         highest: Above it training usually diverges.
         source: Where the rates are from.
+        defaults: What each setting is on it when nothing is said: value, why and source, by name; those only that have
+            a reason of their own.
     """
 
     why_not: str | None
@@ -38,6 +41,7 @@ class Share:
     lowest: float | None = None
     highest: float | None = None
     source: str | None = None
+    defaults: Mapping[str, Default] = field(default_factory=dict)
 
 
 def shares_of(base: str | Path, names: Sequence[str], *, task_type: str | None = None) -> dict[str, Share]:
@@ -57,7 +61,7 @@ def shares_of(base: str | Path, names: Sequence[str], *, task_type: str | None =
     total = count_parameters(model)
     answers = {}
     for name in names:
-        method = get_method(name)()
+        method = get_method(name)().settled(anatomy)
         try:
             method.check_task_type(kind)
             trainable = count_parameters(shape_model(found, kind, method), trainable="only")
@@ -74,8 +78,25 @@ def shares_of(base: str | Path, names: Sequence[str], *, task_type: str | None =
             lowest=rate.low,
             highest=rate.high,
             source=rate.source,
+            defaults=method.defaults(anatomy),
         )
     return answers
+
+
+def settled_for(
+    base: Base, methods: Sequence[TuningMethod], task_type: str, *, model: torch.nn.Module | None = None
+) -> tuple[TuningMethod, ...]:
+    """Fix what was not said of methods, for the base that they will be put on; no weight is read.
+
+    Args:
+        base: From :func:`~hfplug.models.base.resolve_base`.
+        methods: Any methods.
+        task_type: PEFT's name of the task type.
+        model: The base without its weights, if it is at hand.
+    """
+    bare = bare_model(base, task_type) if model is None else model
+    anatomy = read_anatomy(bare, task_type, revision=base.commit)
+    return tuple(method.settled(anatomy) for method in methods)
 
 
 def methods_for(
@@ -96,7 +117,7 @@ def methods_for(
         BaseModelError: if the base cannot be found or read.
     """
     _model, anatomy = _read(base, task_type, revision, trust_remote_code)
-    return {name: _why_not(get_method(name)(), anatomy) for name in method_names()}
+    return {name: _why_not(get_method(name)().settled(anatomy), anatomy) for name in method_names()}
 
 
 def why_not(
@@ -123,7 +144,7 @@ def why_not(
         BaseModelError: if the base cannot be found or read.
     """
     _model, anatomy = _read(base, task_type, revision, trust_remote_code)
-    return _why_not(method, anatomy)
+    return _why_not(method.settled(anatomy), anatomy)
 
 
 def _why_not(method: TuningMethod, anatomy: Anatomy) -> str | None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from hfplug.errors import BaseModelError, HfplugError, MethodError
 from hfplug.methods import Quantization, TuningMethod, resolve_method
+from hfplug.methods.defaults import chosen_words
 from hfplug.methods.tuners.names import calling_peft
 from hfplug.models import hardware
 from hfplug.models.anatomy import Anatomy, new_modules, read_anatomy
@@ -319,6 +320,7 @@ def _apply(
         tokenizer_source=tokenizer_source(base_name, base_commit),
         revision=base_commit,
     )
+    method = method.settled(anatomy)
     config = method.peft_config(anatomy)
     if config is None:
         for parameter in model.parameters():
@@ -332,7 +334,8 @@ def _apply(
         if base_name:
             tuned.active_peft_config.base_model_name_or_path = base_name
     remember(tuned, Applied(method=method, anatomy=anatomy, base_name=base_name, base_commit=base_commit))
-    logger.info("%s: %s", method.name, method.summary)
+    chosen = chosen_words(method)
+    logger.info("%s: %s%s", method.name, method.summary, f"; for this model {chosen}" if chosen else "")
     return tuned
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from hfplug.errors import MethodError, SettingError
 from hfplug.methods import TuningMethod, method_names, resolve_method
 from hfplug.models.anatomy import count_parameters
+from hfplug.models.applicable import settled_for
 from hfplug.models.base import Base, read_task_type, resolve_base
 from hfplug.models.memory import tensor_bytes
 from hfplug.models.memory_devices import Device
@@ -96,9 +97,10 @@ def plan_memory(
     check_length(found, settings.length, what="length")
     if getattr(found.config, "is_encoder_decoder", False):
         check_length(found, settings.target_length, what="target_length")
+    bare = bare_model(found, kind)
     planned, refused = [], {}
-    for one in method_names() if methods is None else methods:
-        method = resolve_method(one)
+    asked = [resolve_method(one) for one in (method_names() if methods is None else methods)]
+    for method in settled_for(found, asked, kind, model=bare):
         say(method.name)
         try:
             method.check_task_type(kind)
@@ -111,14 +113,13 @@ def plan_memory(
             planned.append(memory if device is None else fitted(ready, memory, device.usable, factor))
         except (MethodError, SettingError) as error:
             refused[method.name] = str(error)
-    copy = bare_model(found, kind)
     return MemoryPlan(
         base=found.name,
         commit=found.commit,
         model_type=found.config.model_type,
         task_type=kind,
-        parameters=count_parameters(copy),
-        full_copy_bytes=tensor_bytes(copy.parameters()),
+        parameters=count_parameters(bare),
+        full_copy_bytes=tensor_bytes(bare.parameters()),
         settings=settings,
         device=device,
         methods=tuple(planned),

@@ -14,6 +14,7 @@ from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.fit import count_saved_labels
 from hfplug.errors import BaseModelError, HfplugError, MethodError, MismatchError
 from hfplug.methods import TuningMethod
+from hfplug.methods.defaults import chosen_words
 from hfplug.methods.method import OTHER
 from hfplug.models.anatomy import count_parameters, new_modules
 from hfplug.models.base import task_type_of
@@ -47,7 +48,7 @@ def plug_model(model: Any, method: TuningMethod, *, device: torch.device | str |
         HfplugError: As :func:`~hfplug.models.factory.apply_method`.
     """
     known = applied_to(model) if isinstance(model, nn.Module) else None
-    if is_plugged(model) or (known is not None and known.method == method):
+    if is_plugged(model) or (known is not None and known.method == method.settled(known.anatomy)):
         return _keep(model, method, known)
     if has_peft(model):
         if model not in _TOLD:
@@ -138,15 +139,18 @@ def _put_on(model: Any, method: TuningMethod, kind: str, note: LoadNote) -> None
         trained = new and getattr(tuned.active_peft_config, "trainable_token_indices", None)
         become(model, tuned, Plug(method=method, save_embeddings=False if trained else "auto"))
     remember(model, applied)
-    _say(model, method, applied, note, new)
+    _say(model, applied, note, new)
 
 
-def _say(model: Any, method: TuningMethod, applied: Applied, note: LoadNote, new: tuple[int, ...]) -> None:
+def _say(model: Any, applied: Applied, note: LoadNote, new: tuple[int, ...]) -> None:
+    method = applied.method
     trainable = count_parameters(model, trainable="only")
     total = applied.anatomy.parameters
     parts = [f"{trainable:,} of {total:,} parameters train ({100 * trainable / max(total, 1):.2f} %)"]
     if applied.anatomy.new_modules and method.peft_config(applied.anatomy) is not None:
         parts.append(f"with {', '.join(applied.anatomy.new_modules)}, which starts at random or is the head")
+    if method.chosen:
+        parts.append(f"for this model {chosen_words(method)}")
     if new:
         parts.append(f"{len(new)} rows were added to the vocabulary and are saved")
     name = applied.base_name or "made from a configuration"
@@ -160,7 +164,7 @@ def _say(model: Any, method: TuningMethod, applied: Applied, note: LoadNote, new
 
 
 def _keep(model: Any, method: TuningMethod, known: Applied | None) -> str:
-    if known is not None and known.method != method:
+    if known is not None and known.method != method.settled(known.anatomy):
         raise MethodError(
             f"This model has {known.method.name} on it already ({known.method.changed_settings() or 'defaults'}), and "
             f"{method.name} was asked for.",
