@@ -185,9 +185,7 @@ def read_anatomy(
         parameters=count_parameters(model),
         width=width,
         embedding_size=_embedding_size(model, text_config),
-        layers=_first_int(text_config, "num_hidden_layers", "num_layers", "n_layer", default=1),
-        attention_heads=_first_int(text_config, "num_attention_heads", "num_heads", "n_head", default=1),
-        positions=_first_int(text_config, "max_position_embeddings", default=0),
+        **_stated(text_config),
         attention=parts.attention,
         query=parts.query,
         key=parts.key,
@@ -340,6 +338,15 @@ def count_parameters(model: nn.Module, *, trainable: str = "all") -> int:
         state = getattr(parameter, "quant_state", None)
         total += state.shape.numel() if state is not None else parameter.numel()
     return total
+
+
+def _stated(config: Any) -> dict[str, int]:
+    """What the configuration alone says."""
+    return {
+        "layers": _first_int(config, "num_hidden_layers", "num_layers", "n_layer", default=1),
+        "attention_heads": _first_int(config, "num_attention_heads", "num_heads", "n_head", default=1),
+        "positions": _first_int(config, "max_position_embeddings", default=0),
+    }
 
 
 def _width(model: nn.Module, config: Any) -> int:
