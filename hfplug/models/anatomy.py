@@ -340,7 +340,7 @@ def count_parameters(model: nn.Module, *, trainable: str = "all") -> int:
     return total
 
 
-def _stated(config: Any) -> dict[str, int]:
+def _stated(config: Any) -> dict[str, Any]:
     """What the configuration alone says."""
     return {
         "layers": _first_int(config, "num_hidden_layers", "num_layers", "n_layer", default=1),
