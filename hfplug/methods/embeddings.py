@@ -117,6 +117,10 @@ def _places(anatomy: AnatomyView) -> tuple[str, ...]:
     if others and anatomy.output_embeddings and anatomy.output_embeddings not in others:
         # As one ending: of two names that its own table says are tied to the embedding PEFT takes neither.
         return tuple(shortest_names(tuple(others), anatomy.modules))
+    if anatomy.embedding_source:
+        # Of several names PEFT leaves out all that are tied to a third, the embedding too, and then nothing is trained
+        # that is called (Marian). Of one it ties the rest by the model's own table.
+        return (first,)
     return (first, *others)
 
 

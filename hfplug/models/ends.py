@@ -48,6 +48,17 @@ def embedding_rows(model: Any) -> int | None:
     return None if weight is None else int(weight.shape[0])
 
 
+def tied_to(model: Any, name: str) -> str:
+    """The module that another takes its weight from, by the model's own table of ties; empty if it takes it from none.
+
+    Args:
+        model: A model of transformers.
+        name: Full name of the module.
+    """
+    ties = getattr(model, "all_tied_weights_keys", None) or {}
+    return str(ties.get(f"{name}.weight", "")).rpartition(".")[0]
+
+
 def _called(model: Any, question: str) -> Any:
     try:
         return getattr(model, question)()

@@ -31,6 +31,7 @@ from hfplug.models.base import (
 from hfplug.models.placeholders import check_has_table, see_to_input
 from hfplug.models.quantize import bitsandbytes_config, layers_to_keep, settle_four_bit_layers
 from hfplug.models.tryout import try_out
+from hfplug.models.untrained import keep_untrained
 from hfplug.models.vocabulary import added_rows, save_rows_alone, train_rows
 
 logger = logging.getLogger(__name__)
@@ -356,6 +357,7 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
             tuned: Any = get_peft_model(model, config, revision=base_commit)  # type: ignore[arg-type]
             see_to_input(tuned, method)
             tuned = method.finish(tuned)
+            keep_untrained(tuned)
             let_unload(tuned)
         if method.tried_out == "on":
             try_out(tuned, method)

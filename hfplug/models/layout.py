@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from torch import nn
 
@@ -164,10 +164,14 @@ def _sizes(module: nn.Module) -> dict[str, int]:
     return {name: 2 if hasattr(parameter, "quant_state") else parameter.dim() for name, parameter in own}
 
 
-def block_stacks(modules: Modules) -> tuple[tuple[str, ...], ...]:
+def block_stacks(modules: Modules, counts: Callable[[str], bool] = lambda block: True) -> tuple[tuple[str, ...], ...]:
     """The outermost lists of numbered blocks, in the order of the model: the encoder's before the decoder's.
 
     A list that holds less than a tenth of the largest one's weights (of task heads, say) is left out.
+
+    Args:
+        modules: Every module by name.
+        counts: Says of a block whether it counts; a list of which none does is as if it was not there, however large.
     """
     stacks: dict[str, list[str]] = {}
     for name in modules:
@@ -177,9 +181,10 @@ def block_stacks(modules: Modules) -> tuple[tuple[str, ...], ...]:
     sizes = {
         holder: sum(parameter.numel() for name in names for parameter in modules[name].parameters())
         for holder, names in stacks.items()
+        if any(counts(name) for name in names)
     }
     largest = max(sizes.values(), default=0)
-    return tuple(tuple(names) for holder, names in stacks.items() if sizes[holder] * 10 >= largest > 0)
+    return tuple(tuple(names) for holder, names in stacks.items() if sizes.get(holder, 0) * 10 >= largest > 0)
 
 
 def weighted_layers(modules: Modules) -> tuple[str, ...]:

@@ -190,6 +190,8 @@ EXCEPTIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("dbrx", "attn_config"): {"rope_theta": 10000.0, "clip_qkv": 8.0},
     ("qwen4_exp_text",): _INDEXER,
     ("qwen4_exp", "text_config"): _INDEXER,
+    # Its compressors bring so many tokens together before they do anything: 4 and 128.
+    ("deepseek_v4",): {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
     ("blt", "causal"): {"num_hidden_layers": 2},  # its cache asks for it
     ("encoder-decoder", "decoder"): {"is_decoder": True, "add_cross_attention": True},
     ("encoder-decoder", "seq2seq"): {"decoder_start_token_id": 1, "pad_token_id": 0},

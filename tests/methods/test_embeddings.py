@@ -6,7 +6,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import hfplug
 
@@ -31,6 +38,18 @@ def t5(head: str) -> T5ForConditionalGeneration:
     return model
 
 
+def marian() -> MarianMTModel:
+    """Its encoder's table, which is the input embedding, takes its weight from a third that is not called."""
+    torch.manual_seed(0)
+    sizes = {
+        f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")
+    }
+    config = MarianConfig(
+        vocab_size=40, d_model=16, pad_token_id=39, decoder_start_token_id=39, tie_word_embeddings=True, **sizes
+    )  # fmt: skip
+    return MarianMTModel(config).eval()
+
+
 def logits(model, ids=IDS):
     more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
@@ -50,7 +69,9 @@ def rows_of(model) -> torch.Tensor:
     return next(parameter for parameter in model.parameters() if parameter.requires_grad).detach()
 
 
-@pytest.mark.parametrize("make", [lambda: llama("tied"), lambda: llama("own"), lambda: t5("tied"), lambda: t5("own")])
+@pytest.mark.parametrize(
+    "make", [lambda: llama("tied"), lambda: llama("own"), lambda: t5("tied"), lambda: t5("own"), marian]
+)
 def test_it_is_the_base_with_other_rows_in_its_embedding_and_in_what_is_tied_to_it(make, tmp_path):
     model = move(hfplug.apply_method(make(), "embeddings"))
     written = make()

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import (
     FalconMambaConfig,
     FalconMambaForCausalLM,
+    LagunaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 import hfplug
+from hfplug.testing.tiny_models import tiny_model
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 
@@ -91,3 +93,17 @@ def test_experts_and_mixers_are_copied_whole(make, dtype, tmp_path):
 
     again = PeftModel.from_pretrained(make().to(getattr(torch, dtype)), tmp_path).eval()
     torch.testing.assert_close(again(input_ids=ids).logits, after)
+
+
+def test_what_the_class_of_the_base_does_not_train_is_saved_with_a_copy_and_not_trained(tmp_path):
+    tiny_model("laguna", "causal").save_pretrained(tmp_path / "base")
+    base = LagunaForCausalLM.from_pretrained(tmp_path / "base")  # which turns all gradients on
+    ids = torch.randint(0, 50, (2, 8), generator=torch.Generator().manual_seed(1))
+    model = hfplug.apply_method(base, "top_layers")
+    with model.disable_adapter():
+        pass  # PEFT turns gradients on again afterwards
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None] == []
+    model.save_pretrained(tmp_path / "adapter")
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert any(name.endswith("e_score_correction_bias") for name in saved)

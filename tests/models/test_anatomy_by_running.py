@@ -156,6 +156,11 @@ def test_a_feed_forward_part_that_is_called_by_keyword_takes_a_bottleneck():
     assert all(one.grad is not None for name, one in model.named_parameters() if "bottleneck_up" in name)
 
 
+def test_a_large_part_that_does_not_run_on_text_does_not_hide_the_blocks_that_do():
+    blocks = ("model.language_model.layers.0", "model.language_model.layers.1")
+    assert anatomy_of("granite_speech", "seq2seq").blocks == (blocks,)  # its encoder of sound has ten times the weights
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "gpt2", "deepseek_v3", "mamba"])
 def test_of_many_blocks_alike_a_few_run_and_speak_for_the_rest(model_type, monkeypatch):
     config = tiny_config(model_type, "causal")
