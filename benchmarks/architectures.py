@@ -2,8 +2,11 @@
 
     python benchmarks/architectures.py --json sweep.jsonl --markdown docs/architectures.md
     python benchmarks/architectures.py --methods lora,ia3 --only t5,mamba-causal
+    python benchmarks/architectures.py --json sweep.jsonl --tasks further --methods lora,norms
     python benchmarks/architectures.py --json sweep.jsonl --markdown docs/architectures.md --from-json
 
+The tasks are causal language models, sequence to sequence and sequence classification, which bring every backbone;
+--tasks further asks for other heads on them (token classification, question answering, masked words, multiple choice).
 For each pair of model type and task a child process makes the model (hfplug.testing.tiny_models), and asks of each
 method (hfplug.testing.architectures): does it train, with a gradient on each trainable tensor and on no other; is it
 the same after saving and loading, and no larger than what was trained; does it write; is it the same merged; and is it
@@ -40,10 +43,12 @@ import transformers
 
 import hfplug
 from hfplug.testing.architectures import as_line, check_base, check_method, save_base
-from hfplug.testing.tiny_models import Pair, all_pairs
+from hfplug.testing.tiny_models import FURTHER_TASKS, TASKS, Pair, all_pairs
 
 SECONDS, BYTES = 90, 8 << 30
 ENDS = ("works", "refused", "wrong", "crash", "base")
+# What --tasks takes: the three tasks that bring every backbone, further heads on the same backbones, or both.
+SELECTIONS = {"first": TASKS, "further": FURTHER_TASKS, "all": {**TASKS, **FURTHER_TASKS}}
 HEADER = "| method | pairs | works | refused | wrong | crash | base | matrices adapted | in 4 bits |"
 
 
@@ -116,8 +121,9 @@ def in_a_child(pair: Pair, methods: list[str]) -> Iterator[dict[str, Any]]:
         yield line | {"end": "crash", "said": f"the process ended with status {status}", "seconds": 0}
 
 
-def markdown(lines: list[dict[str, Any]]) -> str:
+def markdown(everything: list[dict[str, Any]]) -> str:
     """The page of the results."""
+    lines = [line for line in everything if line["task"] in TASKS]
     pairs = {line["pair"] for line in lines}
     text = [
         "# Methods on architectures",
@@ -136,24 +142,66 @@ def markdown(lines: list[dict[str, Any]]) -> str:
         HEADER,
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for method in dict.fromkeys(line["method"] for line in lines):
-        own = [line for line in lines if line["method"] == method]
+    text += counted(lines, ("method",))
+    text += ["", "## What does not work, and why", "", "| method | how it ends | why | pairs |", "|---|---|---|---|"]
+    text += reasons(lines, ("method",), "pair")
+    further = [line for line in everything if line["task"] in FURTHER_TASKS]
+    if further:
+        text += _further_heads(further)
+    text += ["", "## Pairs of which no model is made", "", "| pair | why |", "|---|---|"]
+    text += [f"| {pair.name} | {pair.left_out} |" for pair in all_pairs() if pair.left_out]
+    return "\n".join(text) + "\n"
+
+
+def _further_heads(lines: list[dict[str, Any]]) -> list[str]:
+    """The section of the tasks whose heads stand on the same backbones."""
+    pairs = {line["pair"] for line in lines}
+    return [
+        "",
+        "## Further heads",
+        "",
+        f"The same of {len(pairs)} pairs of model type and further task, on the same backbones. Of a task whose head is"
+        " new the base is saved without it, so that it starts at random, and has to be trained, saved, and the same"
+        " after loading; logits of tokens and of answers have to be as many as the text has tokens, under soft prompts"
+        " too. Nothing is generated.",
+        "",
+        f"| task {HEADER}",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *counted(lines, ("task", "method")),
+        "",
+        "| task | method | how it ends | why | model types |",
+        "|---|---|---|---|---|",
+        *reasons(lines, ("task", "method"), "model_type"),
+    ]
+
+
+def counted(lines: list[dict[str, Any]], by: tuple[str, ...]) -> list[str]:
+    """Rows of a table: how the lines ended, for each value of the columns ``by``."""
+    rows = []
+    for key in dict.fromkeys(tuple(line[name] for name in by) for line in lines):
+        own = [line for line in lines if tuple(line[name] for name in by) == key]
         ends = Counter(line["end"] for line in own)
         works = [line["figures"] for line in own if line["end"] == "works"]
         means = [sum(one[name] for one in works) / max(len(works), 1) for name in ("adapted", "four_bit")]
         counts = " | ".join(str(ends[end]) for end in ENDS)
-        text.append(f"| `{method}` | {len(own)} | {counts} | {means[0]:.0%} | {means[1]:.0%} |")
-    text += ["", "## What does not work, and why", ""]
-    reasons: dict[tuple[str, str, str], list[str]] = {}
+        rows.append(f"| {_named(key)} | {len(own)} | {counts} | {means[0]:.0%} | {means[1]:.0%} |")
+    return rows
+
+
+def reasons(lines: list[dict[str, Any]], by: tuple[str, ...], names: str) -> list[str]:
+    """Rows of a table: why what does not work does not, those of one reason in one row."""
+    found: dict[tuple[Any, ...], list[str]] = {}
     for line in lines:
         if line["end"] != "works":
             said = line["said"].replace(line["model_type"], "…") if line["end"] == "refused" else line["said"]
-            reasons.setdefault((line["method"], line["end"], _short(said)), []).append(line["pair"])
-    text += ["| method | how it ends | why | pairs |", "|---|---|---|---|"]
-    text += [f"| `{one[0]}` | {one[1]} | {one[2]} | {', '.join(names)} |" for one, names in reasons.items()]
-    text += ["", "## Pairs of which no model is made", "", "| pair | why |", "|---|---|"]
-    text += [f"| {pair.name} | {pair.left_out} |" for pair in all_pairs() if pair.left_out]
-    return "\n".join(text) + "\n"
+            key = tuple(line[name] for name in by)
+            found.setdefault((key, line["end"], _short(said)), []).append(line[names])
+    return [f"| {_named(key)} | {end} | {why} | {', '.join(told)} |" for (key, end, why), told in found.items()]
+
+
+def _named(key: tuple[str, ...]) -> str:
+    """The first cells of a row: a task in words, and a method as it is typed."""
+    return " | ".join([*(one.replace("_", " ") for one in key[:-1]), f"`{key[-1]}`"])
 
 
 def _short(said: str) -> str:
@@ -168,6 +216,7 @@ def _too_long(signum: int, frame: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(hfplug.method_names()))
+    parser.add_argument("--tasks", choices=SELECTIONS, default="first", help="which tasks to run (default: first)")
     parser.add_argument("--only", help="model types or pairs (bert-causal), comma-separated")
     parser.add_argument("--json", type=Path, help="write a line for each pair and method to this file")
     parser.add_argument("--markdown", type=Path, help="write the page of the results to this file")
@@ -180,7 +229,7 @@ def main() -> None:
     lines = [json.loads(text) for text in words.json.read_text().splitlines()] if _there(words.json) else []
     done = {(line["pair"], line["method"]) for line in lines}
     only = set(words.only.split(",")) if words.only else None
-    for pair in () if words.from_json else all_pairs():
+    for pair in () if words.from_json else all_pairs(SELECTIONS[words.tasks]):
         if pair.left_out or (only is not None and not only & {pair.name, pair.model_type}):
             continue
         methods = [name for name in words.methods.split(",") if (pair.name, name) not in done]

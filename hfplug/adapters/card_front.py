@@ -30,6 +30,8 @@ _AUTO_CLASSES = {
     "SEQ_CLS": ("AutoModelForSequenceClassification", "text-classification"),
     "TOKEN_CLS": ("AutoModelForTokenClassification", "token-classification"),
     "QUESTION_ANS": ("AutoModelForQuestionAnswering", "question-answering"),
+    "MASKED_LM": ("AutoModelForMaskedLM", "fill-mask"),
+    "MULTIPLE_CHOICE": ("AutoModelForMultipleChoice", "multiple-choice"),
     "FEATURE_EXTRACTION": ("AutoModel", "feature-extraction"),
 }
 _CLASS_ENDINGS = {
@@ -39,6 +41,8 @@ _CLASS_ENDINGS = {
     "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS",
     "ForQuestionAnswering": "QUESTION_ANS",
+    "ForMaskedLM": "MASKED_LM",
+    "ForMultipleChoice": "MULTIPLE_CHOICE",
 }
 _METRIC_TYPES = {"rouge": "rouge", "loss": "loss", "accuracy": "accuracy", "f1": "f1", "bleu": "bleu"}
 _BOOKKEEPING = re.compile(r"(.*_)?(runtime|samples_per_second|steps_per_second|epoch|step|flos)")
@@ -176,7 +180,9 @@ def is_hub_dataset(source: str, record: Record | None) -> bool:
 
 
 def task_type(adapter: AdapterDir) -> str | None:
-    """PEFT's name of the task, from the configuration or the class of the base."""
+    """What the base is loaded for (PEFT's names, and our two): by the lock, the configuration or the base's class."""
+    if adapter.lock is not None and adapter.lock.loaded_for:
+        return adapter.lock.loaded_for
     if adapter.config.get("task_type"):
         return str(adapter.config["task_type"])
     classes = adapter.config.get("architectures") or []

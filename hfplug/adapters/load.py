@@ -240,7 +240,7 @@ def _load_full(
     options: dict[str, Any],
 ) -> tuple[nn.Module, Any]:
     found = resolve_base(adapter.path, trust_remote_code=trust_remote_code)
-    kind = read_task_type(found.config, task_type)
+    kind = read_task_type(found.config, task_type or stated_task_type(adapter))
     method = method_of(adapter)
     model, missing = load_base(found, kind, method, **options)
     if missing:

@@ -32,6 +32,7 @@ from hfplug.adapters.json_types import check_types
 from hfplug.adapters.record import check_version, package_versions, plain, scrub
 from hfplug.adapters.task import Task
 from hfplug.errors import AdapterError, MismatchError
+from hfplug.methods.method import PEFT_NAMES
 from hfplug.models.ends import embedding_rows
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Lock:
         dtype: Of most of the base's numbers, e.g. ``"bfloat16"``.
         quantization: The base's quantisation settings, or None.
         versions: Package name to version.
+        loaded_for: ``"MASKED_LM"`` or ``"MULTIPLE_CHOICE"``, for which PEFT has no task type; else None.
         probe: A few inputs with the logits that the author saw; see ``probe.py``.
         weights_sha256: File name to SHA-256 of the adapter's weights, filled in when they are written.
         settings_sha256: Of ``adapter_config.json`` without keys that say where things are; None for a full model.
@@ -96,6 +98,7 @@ class Lock:
     dtype: str | None = None
     quantization: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=package_versions)
+    loaded_for: str | None = None
     probe: Mapping[str, Any] | None = None
     weights_sha256: Mapping[str, str] = field(default_factory=dict)
     settings_sha256: str | None = None
@@ -107,7 +110,7 @@ class Lock:
         """A dict of JSON values without secrets; ``from_json`` gives an equal lock back."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         values = {"lock_version": values.pop("lock_version"), **scrub(plain(values))}
-        later = ("label_names", "probe")  # left out where there is nothing to say, as in locks of before
+        later = ("label_names", "loaded_for", "probe")  # left out where there is nothing to say, as in locks of before
         return {key: value for key, value in values.items() if key not in later or value is not None}
 
     @classmethod
@@ -138,6 +141,7 @@ def make_lock(
     task: Task | None = None,
     quantization: Mapping[str, Any] | None = None,
     skip: Collection[str] = (),
+    loaded_for: str | None = None,
 ) -> Lock:
     """The lock of an adapter that was trained on ``model``.
 
@@ -151,6 +155,7 @@ def make_lock(
         quantization: Quantisation settings; read from the model's configuration if not given.
         skip: Names of parameters (as in the plain base) that its checkpoint did not hold, for example a new
             head: they are random after every load. Usual heads and poolers are left out anyway.
+        loaded_for: What the model is for; kept where PEFT has no name for it.
     """
     config = _config(model)
     tensors = fingerprint_tensors(model, skip=skip)
@@ -166,6 +171,7 @@ def make_lock(
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         chat_template_sha256=sha256_of(getattr(tokenizer, "chat_template", None)),
         task=task.name if task else None,
+        loaded_for=loaded_for if loaded_for in PEFT_NAMES else None,
         prompt_sha256=sha256_of(task.prompt) if task else None,
         dtype=main_dtype(model),
         quantization=scrub(plain(quantization)) if quantization is not None else _quantization(config),

@@ -11,7 +11,7 @@ from typing import Any
 
 from hfplug.cli.parser import add_flag
 from hfplug.methods import TuningMethod, get_method, method_names
-from hfplug.methods.method import CAUSAL, CLASSIFICATION, OTHER, QUESTIONS, SEQ2SEQ, TASK_TYPES, TOKENS
+from hfplug.methods.method import CAUSAL, CHOICE, CLASSIFICATION, MASKED, OTHER, QUESTIONS, SEQ2SEQ, TASK_TYPES, TOKENS
 from hfplug.training.arguments import flag_name
 
 DESCRIPTION = """\
@@ -28,6 +28,8 @@ TASK_WORDS = {
     CLASSIFICATION: "classification",
     TOKENS: "token classes",
     QUESTIONS: "question answering",
+    MASKED: "masked words",
+    CHOICE: "multiple choice",
     OTHER: "other",
 }
 _WIDEST = 100
@@ -61,6 +63,15 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _tasks(task_types: tuple[str, ...]) -> str:
+    lacking = [TASK_WORDS[task] for task in TASK_TYPES if task not in task_types]
+    if not lacking:
+        return "all"
+    if len(lacking) < len(task_types):
+        return f"all but {' and '.join(lacking)}"
+    return ", ".join(TASK_WORDS[task] for task in task_types)
+
+
 def _describe(cls: type[TuningMethod]) -> dict[str, Any]:
     settings = []
     for field in dataclasses.fields(cls):
@@ -88,7 +99,7 @@ def _describe(cls: type[TuningMethod]) -> dict[str, Any]:
         "merging": cls.merging,
         "batching": cls.batching,
         "task_types": list(cls.task_types),
-        "tasks": "all" if cls.task_types == TASK_TYPES else ", ".join(TASK_WORDS[task] for task in cls.task_types),
+        "tasks": _tasks(cls.task_types),
         "extra": cls.extra,
         "settings": settings,
         "presets": presets,

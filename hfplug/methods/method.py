@@ -43,9 +43,13 @@ CAUSAL = "CAUSAL_LM"
 CLASSIFICATION = "SEQ_CLS"
 TOKENS = "TOKEN_CLS"
 QUESTIONS = "QUESTION_ANS"
-# Anything else that has a forward pass and a loss: a masked language model, say.
+# Two that PEFT has no name for: to PEFT they are OTHER.
+MASKED = "MASKED_LM"
+CHOICE = "MULTIPLE_CHOICE"
+# Anything else that has a forward pass.
 OTHER = "FEATURE_EXTRACTION"
-TASK_TYPES = (SEQ2SEQ, CAUSAL, CLASSIFICATION, TOKENS, QUESTIONS, OTHER)
+TASK_TYPES = (SEQ2SEQ, CAUSAL, CLASSIFICATION, TOKENS, QUESTIONS, MASKED, CHOICE, OTHER)
+PEFT_NAMES = {MASKED: OTHER, CHOICE: OTHER}
 # The modules that PEFT itself trains and saves for a task type.
 HEADS_OF_PEFT = {CLASSIFICATION: {"classifier", "score"}, TOKENS: {"classifier", "score"}, QUESTIONS: {"qa_outputs"}}
 CATEGORIES = ("all weights", "selective", "reparameterised", "additive")

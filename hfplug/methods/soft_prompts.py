@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hfplug.methods.method import CAUSAL, TuningMethod
+from hfplug.methods.method import CAUSAL, PEFT_NAMES, TASK_TYPES, TuningMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,6 +22,8 @@ class SoftPrompt(TuningMethod):
     category: ClassVar[str] = "additive"
     merging: ClassVar[str] = "no: a soft prompt is an input, there is no weight to merge it into"
     tried_out: ClassVar[str] = "on"
+    # PEFT puts no vectors before what it has no name for.
+    task_types: ClassVar[tuple[str, ...]] = tuple(one for one in TASK_TYPES if one not in PEFT_NAMES)
 
     @contextlib.contextmanager
     def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:

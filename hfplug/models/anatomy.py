@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from hfplug.methods.method import HEADS_OF_PEFT
+from hfplug.methods.method import HEADS_OF_PEFT, PEFT_NAMES
 from hfplug.models.ends import embedding_weight, input_embedding, output_embedding, tied_to
 from hfplug.models.layout import (
     attention_outputs,
@@ -43,6 +43,7 @@ class Anatomy:
     Attributes:
         model_type: ``config.model_type``.
         task_type: PEFT's name of the task type.
+        loaded_for: The same; or ``MASKED_LM`` or ``MULTIPLE_CHOICE``, for which PEFT has no name.
         parameters: Number of weights, those of a 4-bit layer counted one by one.
         embedding_size: Width of the input embedding.
         embedding_rows: Rows of the input embedding, those of padding at its end included.
@@ -138,6 +139,7 @@ class Anatomy:
     head: tuple[str, ...] = ()
     quantised: tuple[str, ...] = ()
     read_by: str = "run"
+    loaded_for: str = ""
     encoder_decoder: bool = False
     new_modules: tuple[str, ...] = ()
     tokenizer_source: str | None = None
@@ -184,7 +186,8 @@ def read_anatomy(
     weighted = tuple(name for name in weighted_layers(modules) if seen.learns_within(name))
     return Anatomy(
         model_type=config.model_type,
-        task_type=task_type,
+        task_type=PEFT_NAMES.get(task_type, task_type),
+        loaded_for=task_type,
         parameters=count_parameters(model),
         width=width,
         embedding_size=_embedding_size(model, text_config),

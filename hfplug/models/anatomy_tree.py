@@ -61,7 +61,7 @@ class Tree:
 
     Attributes:
         model_type: ``config.model_type``.
-        task_type: PEFT's name of the task type.
+        task_type: PEFT's name of the task type; ``MASKED_LM`` and ``MULTIPLE_CHOICE`` where PEFT has none.
         parameters: Numbers in the model, a shared one once.
         matrices: Those in linear layers, the output layer and new modules left out.
         parts: Numbers of each part; they add up to ``parameters``.
@@ -136,7 +136,7 @@ def tree_of(model: nn.Module, task_type: str) -> Tree:
     growing = _Growing(model, anatomy)
     return Tree(
         model_type=anatomy.model_type,
-        task_type=anatomy.task_type,
+        task_type=anatomy.loaded_for,
         parameters=total,
         matrices=matrices,
         parts=growing.parts(),

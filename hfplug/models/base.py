@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hfplug.errors import BaseModelError
-from hfplug.methods.method import CAUSAL, CLASSIFICATION, OTHER, QUESTIONS, SEQ2SEQ, TASK_TYPES, TOKENS
+from hfplug.methods.method import CAUSAL, CHOICE, CLASSIFICATION, MASKED, OTHER, QUESTIONS, SEQ2SEQ, TASK_TYPES, TOKENS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -22,6 +22,8 @@ _ALIASES = {
     "sequence_classification": CLASSIFICATION,
     "token_classification": TOKENS,
     "question_answering": QUESTIONS,
+    "masked_lm": MASKED,
+    "multiple_choice": CHOICE,
 }
 _AUTO_CLASSES = {
     SEQ2SEQ: "AutoModelForSeq2SeqLM",
@@ -29,6 +31,8 @@ _AUTO_CLASSES = {
     CLASSIFICATION: "AutoModelForSequenceClassification",
     TOKENS: "AutoModelForTokenClassification",
     QUESTIONS: "AutoModelForQuestionAnswering",
+    MASKED: "AutoModelForMaskedLM",
+    CHOICE: "AutoModelForMultipleChoice",
     OTHER: "AutoModel",
 }
 
@@ -38,9 +42,14 @@ _ENDINGS = {
     "ForSequenceClassification": CLASSIFICATION,
     "ForTokenClassification": TOKENS,
     "ForQuestionAnswering": QUESTIONS,
-    "ForMaskedLM": OTHER,
-    "ForMultipleChoice": OTHER,
+    "ForMaskedLM": MASKED,
+    "ForMultipleChoice": CHOICE,
 }
+# What a user is told to type.
+_SHORT = (
+    *("seq2seq", "causal", "classification", "token_classification", "question_answering"),
+    *("masked_lm", "multiple_choice"),
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -158,10 +167,11 @@ def read_task_type(config: PretrainedConfig, task_type: str | None = None) -> st
 
     Args:
         config: The base's configuration.
-        task_type: ``"seq2seq"``, ``"causal"``, ``"classification"``, or PEFT's names for them.
+        task_type: ``"seq2seq"``, ``"causal"``, ``"classification"``, ``"token_classification"``,
+            ``"question_answering"``, ``"masked_lm"``, ``"multiple_choice"``, or PEFT's names for them.
 
     Returns:
-        PEFT's name of the task type.
+        PEFT's name of the task type; ``MASKED_LM`` and ``MULTIPLE_CHOICE``, for which PEFT has none.
 
     Raises:
         BaseModelError: if the name is unknown, or the configuration does not say.
@@ -171,13 +181,15 @@ def read_task_type(config: PretrainedConfig, task_type: str | None = None) -> st
         found = _ALIASES.get(value.lower(), value.upper())
         if found not in TASK_TYPES:
             raise BaseModelError(
-                f"task_type must be seq2seq, causal or classification (PEFT: {', '.join(TASK_TYPES)}), not {value!r}."
+                f"task_type must be one of {', '.join(_SHORT)} (PEFT: {', '.join(TASK_TYPES)}), not {value!r}."
             )
         # transformers files decoders that also hear (Qwen2-Audio) under sequence to sequence.
         return CAUSAL if found == SEQ2SEQ and not getattr(config, "is_encoder_decoder", True) else found
     architectures = getattr(config, "architectures", None) or []
-    if any(name.endswith("ForSequenceClassification") for name in architectures):
-        return CLASSIFICATION
+    for ending, task in _ENDINGS.items():
+        # A masked language model is what every encoder was pretrained as, and says nothing of what it is wanted for.
+        if task != MASKED and any(name.endswith(ending) for name in architectures):
+            return task
     if getattr(config, "is_encoder_decoder", False):
         return SEQ2SEQ
     if any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures):
@@ -185,7 +197,7 @@ def read_task_type(config: PretrainedConfig, task_type: str | None = None) -> st
     raise BaseModelError(
         f"The configuration of this {config.model_type} model does not say what it is for "
         f"(architectures: {', '.join(architectures) or 'none'}).",
-        fix="Pass task_type='seq2seq', 'causal' or 'classification'.",
+        fix=f"Pass task_type, one of: {', '.join(_SHORT)}.",
     )
 
 

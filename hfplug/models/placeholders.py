@@ -16,6 +16,7 @@ from hfplug.errors import MethodError
 from hfplug.methods import TuningMethod
 from hfplug.models.ends import input_embedding
 from hfplug.models.prefix_layout import lay_out_prefix
+from hfplug.models.soft_outputs import see_to_outputs
 from hfplug.models.tryout import at_rest, few_tokens, ids_of_text, on_meta
 
 
@@ -28,6 +29,7 @@ def see_to_input(model: Any, method: TuningMethod) -> None:
     """
     if method.input_kind == "vectors":
         let_ids_through(model)
+        see_to_outputs(model)
     elif method.input_kind == "prefix":
         lay_out_prefix(model)
 

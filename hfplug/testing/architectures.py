@@ -8,6 +8,7 @@ refuses raises its ``HfplugError``, as it does for a user.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from hfplug.adapters.record import Record
 from hfplug.errors import HfplugError
 from hfplug.models.factory import applied_to
 from hfplug.models.tryout import few_tokens, ids_of_text
-from hfplug.testing.tiny_models import TASKS, tiny_model
+from hfplug.testing.tiny_models import NEW_HEADS, TASKS, auto_class_of, tiny_model
 from hfplug.training.exporter import lock_of, save_to
 
 # Everything that is asked is loaded before the children of a sweep are forked.
@@ -52,17 +53,17 @@ class Findings:
 
 
 def save_base(model_type: str, task: str, folder: Path) -> None:
-    """Write a tiny base as a user finds one: a classifier's without the head.
+    """Write a tiny base as a user finds one: without the head, where a task has one of its own.
 
     Args:
         model_type: As in a ``config.json``.
-        task: ``"causal"``, ``"seq2seq"`` or ``"classification"``.
+        task: As of a :class:`~hfplug.testing.tiny_models.Pair`.
         folder: Where to write it.
     """
     model: Any = tiny_model(model_type, task)
     state = model.state_dict()
     body = getattr(model, model.base_model_prefix or "-", None)
-    if task == "classification" and body is not None and body is not model:
+    if task in NEW_HEADS and body is not None and body is not model:
         state = {name: value for name, value in state.items() if name.startswith(f"{model.base_model_prefix}.")}
     model.save_pretrained(folder, state_dict=state)
 
@@ -81,13 +82,21 @@ def batch_of(model: Any, task: str) -> dict[str, torch.Tensor]:
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if task == "classification":
         return batch | {"labels": torch.arange(_ROWS) % 2}
+    if task == "token_classification":
+        return batch | {"labels": torch.arange(_ROWS * _LENGTH).reshape(_ROWS, _LENGTH) % 2}
+    if task == "question_answering":
+        return batch | {"start_positions": torch.arange(_ROWS) + 1, "end_positions": torch.arange(_ROWS) + 3}
+    if task == "multiple_choice":  # two choices a row, which differ in their order
+        pairs = {name: torch.stack([value, value.flip(1)], dim=1) for name, value in batch.items()}
+        return pairs | {"labels": torch.arange(_ROWS) % 2}
     return batch | {"labels": ids[:, :8].contiguous() if model.config.is_encoder_decoder else ids}
 
 
 def asked(batch: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
     """The batch without labels, with the ids that a decoder starts from if there is one beside an encoder."""
-    ask = {name: value for name, value in batch.items() if name != "labels"}
-    if model.config.is_encoder_decoder and "labels" in batch and batch["labels"].dim() == 2:
+    ask = {name: value for name, value in batch.items() if name in ("input_ids", "attention_mask")}
+    known = inspect.signature(model.forward).parameters
+    if model.config.is_encoder_decoder and "labels" in batch and "decoder_input_ids" in known and model.can_generate():
         ask["decoder_input_ids"] = batch["input_ids"][:, :5]
     return ask
 
@@ -131,6 +140,10 @@ def check_method(folder: Path, task: str, method: str, scratch: Path) -> Finding
         trained = any(tail in one and value.requires_grad for one, value in model.named_parameters())
         found.require(trained, f"the new module {name} is not trained")
     logits = _logits(model, ask)
+    if task in ("token_classification", "question_answering"):
+        rows = tuple(logits.shape[:2] if task == "token_classification" else logits.shape[1:])
+        text = tuple(ask["input_ids"].shape)
+        found.require(rows == text, f"its logits are for {rows} places and the text has {text}")
     save_to(model, scratch / "saved")
     record = Record(method=method, method_settings=chosen.settings())
     adapter = AdapterDir.write(scratch / "adapter", source=scratch / "saved", lock=lock, record=record)
@@ -147,11 +160,11 @@ def check_method(folder: Path, task: str, method: str, scratch: Path) -> Finding
             found.figures["saved"] <= found.figures["trainable"] + counted,
             f"{found.figures['saved']:.0f} numbers are saved, {found.figures['trainable']:.0f} were trained",
         )
-    if task != "classification":
+    if task in TASKS and task != "classification":
         _check_generate(found, chosen, loaded, folder, task, batch)
     if not whole:
-        # A classifier's head is random at every load: there the trained model is asked, not the loaded one.
-        off = _switched_off_logits(chosen, model if task == "classification" else loaded, ask)
+        # A new head is random at every load: there the trained model is asked, not the loaded one.
+        off = _switched_off_logits(chosen, model if task in NEW_HEADS else loaded, ask)
         _compare(found, "switched off it is not the base", before, off, 0.0)
         _check_merge(found, chosen, loaded, logits, ask)
     return found
@@ -192,9 +205,7 @@ def _inner(model: Any) -> Any:
 
 
 def _load_base(folder: Path, task: str) -> Any:
-    import transformers
-
-    return getattr(transformers, TASKS[task][0]).from_pretrained(folder).eval()
+    return auto_class_of(task).from_pretrained(folder).eval()
 
 
 def _train(model: Any, batch: dict[str, torch.Tensor], found: Findings, *, whole: bool) -> None:
@@ -237,8 +248,9 @@ def _train(model: Any, batch: dict[str, torch.Tensor], found: Findings, *, whole
 def _logits(model: Any, ask: dict[str, torch.Tensor]) -> torch.Tensor:
     model.eval()
     with torch.no_grad():
-        logits: torch.Tensor = model(**ask).logits
-    return logits
+        output = model(**ask)
+    found = [value for name, value in output.items() if name.endswith("logits")]  # of a start and an end, both
+    return found[0] if len(found) == 1 else torch.stack(found)
 
 
 def _switched_off_logits(method: Any, model: Any, ask: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,15 @@ TASKS = {
     "seq2seq": ("AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"),
     "classification": ("AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"),
 }
+# Heads that stand on the same backbones; they are asked apart from the three tasks above, which bring them all.
+FURTHER_TASKS = {
+    "token_classification": ("AutoModelForTokenClassification", "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES"),
+    "question_answering": ("AutoModelForQuestionAnswering", "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES"),
+    "masked_lm": ("AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM_MAPPING_NAMES"),
+    "multiple_choice": ("AutoModelForMultipleChoice", "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES"),
+}
+# Tasks whose head is new: the checkpoint of a pretrained model does not hold it.
+NEW_HEADS = ("classification", "token_classification", "question_answering", "multiple_choice")
 _MOST_LAYERS = 4
 
 
@@ -33,7 +43,7 @@ class Pair:
 
     Attributes:
         model_type: As in a ``config.json``.
-        task: ``"causal"``, ``"seq2seq"`` or ``"classification"``.
+        task: ``"causal"``, ``"seq2seq"`` or ``"classification"``, or one of ``FURTHER_TASKS``.
         left_out: Why no tiny model is made of it; empty if one is.
     """
 
@@ -47,13 +57,17 @@ class Pair:
         return f"{self.model_type}-{self.task}"
 
 
-def all_pairs() -> tuple[Pair, ...]:
-    """Every pair of model type and task in transformers' automatic mappings, also those that are left out."""
+def all_pairs(tasks: Mapping[str, tuple[str, str]] = TASKS) -> tuple[Pair, ...]:
+    """Every pair of model type and task in transformers' automatic mappings, also those that are left out.
+
+    Args:
+        tasks: Which tasks: ``TASKS``, ``FURTHER_TASKS``.
+    """
     from transformers import CONFIG_MAPPING
     from transformers.models.auto import modeling_auto
 
     found = []
-    for task, (_, mapping) in TASKS.items():
+    for task, (_, mapping) in tasks.items():
         for model_type in sorted(getattr(modeling_auto, mapping)):
             why = "" if model_type in CONFIG_MAPPING else "transformers has no configuration of this type"
             package = NEEDS.get(model_type)
@@ -63,9 +77,20 @@ def all_pairs() -> tuple[Pair, ...]:
     return tuple(found)
 
 
-def text_pairs() -> tuple[Pair, ...]:
-    """The pairs of model type and task that take text and of which a tiny model can be made."""
-    return tuple(pair for pair in all_pairs() if not pair.left_out)
+def text_pairs(tasks: Mapping[str, tuple[str, str]] = TASKS) -> tuple[Pair, ...]:
+    """The pairs of model type and task that take text and of which a tiny model can be made.
+
+    Args:
+        tasks: As for :func:`all_pairs`.
+    """
+    return tuple(pair for pair in all_pairs(tasks) if not pair.left_out)
+
+
+def auto_class_of(task: str) -> Any:
+    """transformers' automatic class for a task of ``TASKS`` or ``FURTHER_TASKS``."""
+    import transformers
+
+    return getattr(transformers, {**TASKS, **FURTHER_TASKS}[task][0])
 
 
 def tiny_model(model_type: str, task: str, *, seed: int = 0) -> nn.Module:
@@ -73,26 +98,24 @@ def tiny_model(model_type: str, task: str, *, seed: int = 0) -> nn.Module:
 
     Args:
         model_type: As in a ``config.json``, e.g. ``"llama"``.
-        task: ``"causal"``, ``"seq2seq"`` or ``"classification"``.
+        task: As of a :class:`Pair`.
         seed: Of the weights; the caller's random numbers are left as they were.
 
     Raises:
         BaseModelError: if transformers has no such pair, or it takes no text.
     """
     import torch
-    import transformers
 
-    known = {(pair.model_type, pair.task): pair.left_out for pair in all_pairs()}
+    known = {(pair.model_type, pair.task): pair.left_out for pair in all_pairs({**TASKS, **FURTHER_TASKS})}
     why = known.get((model_type, task), "transformers does not map it")
     if why:
         raise BaseModelError(
             f"There is no tiny {model_type} model for {task}: {why}.",
             fix="hfplug.testing.text_pairs() lists the pairs of which there is one.",
         )
-    auto: Any = getattr(transformers, TASKS[task][0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = auto.from_config(tiny_config(model_type, task))
+        model: nn.Module = auto_class_of(task).from_config(tiny_config(model_type, task))
     return model.eval()
 
 
@@ -112,7 +135,7 @@ def tiny_config(model_type: str, task: str = "causal") -> PreTrainedConfig:
         config.is_decoder = True
     if config.is_encoder_decoder and not hasattr(config, "decoder_start_token_id"):
         config.decoder_start_token_id = 0  # T5's is in its checkpoints, not in its class
-    if task == "classification":
+    if task in NEW_HEADS:
         config.num_labels = 2
         text: Any = config.get_text_config()
         if getattr(text, "pad_token_id", None) is None:

@@ -233,6 +233,7 @@ def lock_of(model: nn.Module, tokenizer: Any, *, task: Task | None) -> Lock:
         base_commit=commit,
         task=task,
         quantization=describe_quantization(_base_of(model)),
+        loaded_for=applied.anatomy.loaded_for if applied else None,
     )
 
 

@@ -21,8 +21,9 @@ from torch import nn
 
 from hfplug.methods import TuningMethod
 from hfplug.methods.method import CAUSAL, OTHER
+from hfplug.models.soft_outputs import extra_positions
 from hfplug.training.plug_settings import refuse_empty, refuse_other_settings, refuse_other_weights
-from hfplug.training.plug_soft import extra_positions, soft_forward
+from hfplug.training.plug_soft import soft_forward
 
 # What a script sets on its model and means the base's.
 _OF_THE_BASE = ("config", "generation_config")

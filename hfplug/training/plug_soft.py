@@ -14,25 +14,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from hfplug.errors import TrainingError
 from hfplug.methods.method import CLASSIFICATION, QUESTIONS, TOKENS
-
-# Of PEFT: these go into the cache of keys and values and leave the input as long as it was.
-_INTO_THE_CACHE = ("PREFIX_TUNING", "CARTRIDGE")
-
-
-def extra_positions(model: Any) -> int:
-    """How many positions a tuned model puts before its input; 0 for methods that put none.
-
-    Args:
-        model: A ``PeftModel``.
-    """
-    config = model.active_peft_config
-    if not config.is_prompt_learning or str(getattr(config.peft_type, "value", config.peft_type)) in _INTO_THE_CACHE:
-        return 0
-    return int(config.num_virtual_tokens)
+from hfplug.models.soft_outputs import answer_loss, cut, cut_value, extra_positions, with_loss
 
 
 def soft_forward(model: Any, kwargs: dict[str, Any], plain: Callable[..., Any]) -> Any:
@@ -59,38 +44,19 @@ def soft_forward(model: Any, kwargs: dict[str, Any], plain: Callable[..., Any]) 
         _cut_encoder(outputs, length, extra)
     elif task_type == QUESTIONS:
         start, end = kwargs.pop("start_positions", None), kwargs.pop("end_positions", None)
-        outputs = _cut(plain(**kwargs, return_dict=True), length, extra)
+        outputs = cut(plain(**kwargs, return_dict=True), length, extra)
         if start is not None and end is not None:
-            outputs = _with_loss(outputs, answer_loss(outputs["start_logits"], outputs["end_logits"], start, end))
+            outputs = with_loss(outputs, answer_loss(outputs["start_logits"], outputs["end_logits"], start, end))
     elif task_type == CLASSIFICATION and kwargs.get("input_ids") is not None and extra:
-        outputs = _cut(_classify(model, base, kwargs, extra), length, extra, but=("logits",))
+        outputs = cut(_classify(model, base, kwargs, extra), length, extra, but=("logits",))
     else:
         if task_type == TOKENS and kwargs.get("labels") is not None:  # PEFT lengthens those of causal models only
             front = kwargs["labels"].new_full((kwargs["labels"].shape[0], extra), -100)
             kwargs["labels"] = torch.cat([front, kwargs["labels"]], dim=1)
         but = ("logits",) if task_type == CLASSIFICATION else ()
-        outputs = _cut(plain(**kwargs, return_dict=True), length, extra, but=but)
+        outputs = cut(plain(**kwargs, return_dict=True), length, extra, but=but)
     _cut_prefix(outputs, int(model.active_peft_config.num_virtual_tokens))
     return outputs.to_tuple() if wants_tuple else outputs
-
-
-def answer_loss(
-    start_logits: torch.Tensor, end_logits: torch.Tensor, start: torch.Tensor, end: torch.Tensor
-) -> torch.Tensor:
-    """The loss of an extractive question answerer: the mean of the cross entropies of start and end.
-
-    Args:
-        start_logits: Shape (batch, length).
-        end_logits: Shape (batch, length).
-        start: Index of the answer's first token, shape (batch) or (batch, 1); beyond the end it counts for nothing.
-        end: Index of its last token, likewise.
-    """
-    length = start_logits.shape[1]
-    parts = []
-    for logits, target in ((start_logits, start), (end_logits, end)):
-        target = (target.squeeze(-1) if target.dim() > 1 else target).clamp(0, length).to(logits.device)
-        parts.append(cross_entropy(logits, target, ignore_index=length))
-    return (parts[0] + parts[1]) / 2
 
 
 def position_limit(base: nn.Module) -> int | None:
@@ -153,31 +119,10 @@ def _length(kwargs: dict[str, Any]) -> int:
     return int(given.shape[1]) if given is not None else 0
 
 
-def _cut(outputs: Any, length: int, extra: int, *, but: tuple[str, ...] = ()) -> Any:
-    """Cut the first ``extra`` of ``length + extra`` positions off everything that has so many."""
-    if not extra:
-        return outputs
-    for name in list(outputs.keys()):
-        if name not in ("loss", "past_key_values", *but):
-            outputs[name] = _cut_value(outputs[name], length, extra, both="attentions" in name)
-    return outputs
-
-
-def _cut_value(value: Any, length: int, extra: int, *, both: bool) -> Any:
-    if isinstance(value, (tuple, list)):
-        return type(value)(_cut_value(item, length, extra, both=both) for item in value)
-    if not isinstance(value, torch.Tensor):
-        return value
-    if both and value.dim() == 4:  # (batch, heads, query, key)
-        rows = value[..., extra:, :] if value.shape[-2] == length + extra else value
-        return rows[..., extra:] if rows.shape[-1] == length + extra else rows
-    return value[:, extra:] if value.dim() >= 2 and value.shape[1] == length + extra else value
-
-
 def _cut_encoder(outputs: Any, length: int, extra: int) -> None:
     for name in list(outputs.keys()):
         if extra and name.startswith("encoder_"):
-            outputs[name] = _cut_value(outputs[name], length, extra, both="attentions" in name)
+            outputs[name] = cut_value(outputs[name], length, extra, both="attentions" in name)
         elif extra and name == "cross_attentions":
             outputs[name] = tuple(item[..., extra:] for item in outputs[name])
 
@@ -190,11 +135,6 @@ def _cut_prefix(outputs: Any, prefix: int) -> None:
                 one[..., prefix:] if one is not None and one.shape[-1] == one.shape[-2] + prefix else one
                 for one in outputs[name]
             )
-
-
-def _with_loss(outputs: Any, loss: torch.Tensor) -> Any:
-    values = {name: value for name, value in outputs.items() if name != "loss"}
-    return type(outputs)(loss=loss, **values)  # in this order: the loss comes first in a tuple
 
 
 def _classify(model: Any, base: Any, kwargs: dict[str, Any], extra: int) -> Any:

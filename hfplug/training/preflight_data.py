@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from hfplug.training.plug_soft import extra_positions, position_limit
+from hfplug.models.soft_outputs import extra_positions
+from hfplug.training.plug_soft import position_limit
 from hfplug.training.preflight_sample import Sample, has_adapter, row_length
 
 Result = tuple[str, str, str]

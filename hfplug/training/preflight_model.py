@@ -13,11 +13,11 @@ from hfplug.models.ends import embedding_rows, input_embedding, output_embedding
 from hfplug.models.factory import applied_to
 from hfplug.models.memory import gradient_bytes, tensor_bytes, weight_bytes, weight_tensors
 from hfplug.models.memory_optimizers import DEFAULT_OPTIMIZER, find_optimizer, state_bytes
+from hfplug.models.soft_outputs import extra_positions
 from hfplug.models.tensor_memory import TensorMemory
 from hfplug.training.guard import check_trainable
 from hfplug.training.load_notes import checkpoint_rows
 from hfplug.training.plug_exchange import is_plugged
-from hfplug.training.plug_soft import extra_positions
 from hfplug.training.preflight_sample import Sample, has_adapter, token_count
 from hfplug.training.preflight_saving import saved_tensors
 
