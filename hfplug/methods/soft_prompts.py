@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hfplug.errors import MethodError
 from hfplug.methods.method import CAUSAL, PEFT_NAMES, TASK_TYPES, TuningMethod
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ class SoftPrompt(TuningMethod):
     tried_out: ClassVar[str] = "on"
     # PEFT puts no vectors before what it has no name for.
     task_types: ClassVar[tuple[str, ...]] = tuple(one for one in TASK_TYPES if one not in PEFT_NAMES)
+
+    def check_task_type(self, task_type: str) -> None:
+        if task_type in PEFT_NAMES:
+            raise MethodError(
+                f"{self.name} puts vectors before the input, which PEFT does not do on {task_type} models.",
+                fix="Use lora.",
+            )
+        super().check_task_type(task_type)
 
     @contextlib.contextmanager
     def switched_off(self, model: nn.Module) -> Iterator[nn.Module]:

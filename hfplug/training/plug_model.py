@@ -15,7 +15,7 @@ from hfplug.adapters.fit import count_saved_labels
 from hfplug.errors import BaseModelError, HfplugError, MethodError, MismatchError
 from hfplug.methods import TuningMethod
 from hfplug.methods.defaults import chosen_words
-from hfplug.methods.method import OTHER
+from hfplug.methods.method import OTHER, PEFT_NAMES
 from hfplug.models.anatomy import count_parameters, new_modules
 from hfplug.models.base import task_type_of
 from hfplug.models.ends import embedding_rows
@@ -61,12 +61,12 @@ def plug_model(model: Any, method: TuningMethod, *, device: torch.device | str |
         return "own"
     _refuse_unfit(model)
     kind = _task_of(model)
-    method.check_task_type(kind)
-    if kind == OTHER and method.virtual_tokens():
+    if PEFT_NAMES.get(kind, kind) == OTHER and method.virtual_tokens():
         raise MethodError(
             f"{method.name} puts vectors before the input, which PEFT does not do on a {type(model).__name__}.",
             fix="Use lora.",
         )
+    method.check_task_type(kind)
     note = note_of(model)
     if method.quantization() is not None and not getattr(model, "is_quantized", False):
         _quantize(model, method, kind, note, device)

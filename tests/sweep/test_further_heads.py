@@ -69,7 +69,7 @@ def test_the_places_of_answers_are_those_of_the_text_also_behind_a_prompt(base):
 
 @pytest.mark.parametrize("task", ["masked_lm", "multiple_choice"])
 def test_a_soft_prompt_is_refused_where_peft_has_no_name_for_the_task(base, task):
-    with pytest.raises(MethodError, match="prompt_tuning does not work on .* models"):
+    with pytest.raises(MethodError, match="PEFT does not do on .* models. Use lora"):
         hfplug.build_model(base(task), "prompt_tuning", task_type=task)
 
 
