@@ -203,7 +203,8 @@ def test_an_adapter_a_taken_folder_and_one_inside_the_base_are_refused(tmp_path)
         hfplug.extract_adapter(pair.out, tmp_path / "again", base=pair.base)
 
 
-def test_a_full_disk_and_an_interruption_leave_nothing(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_full_disk_leaves_nothing(tmp_path):
     pair = Pair(tmp_path, "llama")
     words = [
         sys.executable,
@@ -223,7 +224,11 @@ def test_a_full_disk_and_an_interruption_leave_nothing(tmp_path, monkeypatch):
     assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "full"]
 
+
+def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     from hfplug.adapters import extract
+
+    pair = Pair(tmp_path, "llama")
 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

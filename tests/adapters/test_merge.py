@@ -489,6 +489,7 @@ def test_a_disk_without_room_is_noticed_before_anything_is_written(tmp_path, tun
     assert names(tmp_path) == ["adapter", "base"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_merge_left_is_gone_after_the_next(tmp_path, tuned):
     made = tuned()
     code = (

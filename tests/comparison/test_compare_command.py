@@ -124,6 +124,7 @@ def _environment(tmp_path: Path, **more: str) -> dict[str, str]:
     return {**kept, **quiet, "HF_HOME": str(tmp_path / "home"), **more}
 
 
+@pytest.mark.slow
 def test_adapters_come_from_a_hub_at_a_commit_and_a_kill_loses_nothing_that_is_done(adapters, rows, tmp_path):
     """One from the loopback Hub by its commit, one from a folder; killed after the base, then typed again."""
     with running_hub(tmp_path / "hub", tokens={TOKEN: "alice"}) as hub:

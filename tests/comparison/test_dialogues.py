@@ -279,6 +279,7 @@ def test_markup_in_a_text_is_shown_and_never_run(open_page):
     assert HOSTILE in seen(tab, "article .dialogue") and HOSTILE in seen(tab, "article .gap")
 
 
+@pytest.mark.slow
 def test_fifteen_hundred_rows_open_in_seconds(open_page):
     rows = [DialogueRow(**{**vars(row), "id": row.id + 40 * copy}) for copy in range(38) for row in sample_rows()]
     tab = open_page(rows[:1500])

@@ -189,6 +189,7 @@ def test_the_lab_preset_names_methods_flags_that_exist():
     assert set(preset["learning_rates"]) <= set(method_names())
 
 
+@pytest.mark.slow
 def test_a_study_killed_in_training_goes_on_to_the_same_result(small_base, dialogues, tmp_path):
     """SIGKILL after the first checkpoint; the same command then gives what an unbroken run gives."""
     command = [

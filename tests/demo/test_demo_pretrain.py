@@ -59,6 +59,7 @@ def test_the_same_seed_gives_the_same_batches():
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_two_steps_write_a_whole_base_with_the_tokens_of_the_built_in_one(tmp_path):
     facts = pretrain(tmp_path / "base", 2, 4, 5e-3, 0, 1, 2, "a test")
     assert {file.name for file in (tmp_path / "base").iterdir()} == {file.name for file in base_path().iterdir()}

@@ -54,6 +54,7 @@ def test_another_seed_gives_other_rows():
     assert len(first & {row["dialogue"] for row in generate("train", 200, seed=1)}) < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_ten_thousand_dialogues_are_distinct(split):
     rows = generate(split, 10_000)

@@ -90,7 +90,14 @@ def test_every_file_in_the_folder_is_run_and_named_in_the_readme():
     assert [name for name in sorted(files) if f"examples/{name}" not in readme] == []
 
 
-@pytest.mark.parametrize("name", [name for name in QUICK if name not in SEVERAL])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "seq2seq_trainer.py" else pytest.param(name, marks=pytest.mark.slow)
+        for name in QUICK
+        if name not in SEVERAL
+    ],
+)
 def test_a_trainer_script_leaves_a_whole_adapter_and_prints_what_it_did(name, tmp_path):
     printed = run_example(name, "--output_dir", "out", *QUICK[name], cwd=tmp_path)
     [(before, after)] = losses(printed)
@@ -104,6 +111,7 @@ def test_a_trainer_script_leaves_a_whole_adapter_and_prints_what_it_did(name, tm
         assert hfplug.load_adapter(adapter.path).config.id2label[0] == adapter.lock.label_names[0] == "bakery"
 
 
+@pytest.mark.slow
 def test_each_task_has_an_adapter_of_its_own_over_one_base(tmp_path):
     printed = run_example("per_task_adapters.py", "--output_dir", "out", *QUICK["per_task_adapters.py"], cwd=tmp_path)
     assert len(losses(printed)) == len(TASKS) and all(after < before for before, after in losses(printed))
@@ -117,6 +125,7 @@ def test_each_task_has_an_adapter_of_its_own_over_one_base(tmp_path):
     assert all(said[f"{name}, adapter"] != said[f"{name}, base"] for name in TASKS)
 
 
+@pytest.mark.slow
 def test_the_base_and_its_variants_answer_side_by_side(tmp_path):
     printed = run_example("side_by_side.py", "--output_dir", "out", *QUICK["side_by_side.py"], cwd=tmp_path)
     answers = re.findall(r"^(\w+) \((?:as it was loaded|[\d,]+ trained, [\d,]+ bytes)\): ['\"]", printed, re.M)
@@ -159,6 +168,7 @@ def pictures_of(notebook: nbformat.NotebookNode) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
+@pytest.mark.slow
 def test_the_lab_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -194,6 +194,7 @@ def test_of_two_training_processes_one_pushes(hub, tmp_path):
     assert [total for _, total in found[:3]] == [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_while_the_hub_hangs_ends_at_once_and_says_what_waits(hub, tmp_path):
     hub.faults.next(1000, "delay", seconds=600)
     environment = hub.environment(HFPLUG_OUTBOX=str(tmp_path / "outbox"), OMP_NUM_THREADS="1")

@@ -214,6 +214,7 @@ def test_a_probe_corrects_what_is_not_known_exactly():
     assert (put_right.weights, put_right.activations, put_right.temporary) == (100, 30, 10)
 
 
+@pytest.mark.slow
 def test_a_probe_in_a_child_process_agrees_with_the_plan(bases):
     settings = dataclasses.replace(SETTINGS, optimizer="adafactor")
     measured = probe_peak(bases["llama"], settings)(get_method("lora")(r=4))

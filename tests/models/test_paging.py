@@ -60,6 +60,7 @@ def growth(work):
     return max(seen) - before
 
 
+@pytest.mark.slow
 def test_the_unquantised_copy_never_costs_its_memory(folder):
     recipe = get_method("qlora")().quantization()
     first = AutoModelForCausalLM.from_pretrained(folder)

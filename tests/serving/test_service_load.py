@@ -141,6 +141,7 @@ def check(users: Users) -> None:
     assert (users.service.waiting, users.service.running) == (0, 0)
 
 
+@pytest.mark.slow
 def test_sixteen_users_get_each_their_own_answers_while_variants_are_replaced_and_leave_memory(folders):
     texts = DIALOGUES[:2]
     expected = right_answers(base_path(), folders, texts)

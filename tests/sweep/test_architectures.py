@@ -56,6 +56,7 @@ def test_the_page_counts_every_pair_once_for_every_method(script):
         assert [told.count(end) for end in script.ENDS[1:]] == ends[1:], method
 
 
+@pytest.mark.slow
 def test_a_run_writes_lines_and_a_page_and_does_not_run_again_what_is_there(tmp_path):
     lines, page = tmp_path / "lines.jsonl", tmp_path / "page.md"
     command = [sys.executable, str(SCRIPT), "--only", "gpt2-causal", "--methods", "lora,bitfit"]

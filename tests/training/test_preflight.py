@@ -186,6 +186,7 @@ def test_doctor_examines_a_script_without_training(bases, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_doctor_stops_a_loop_without_a_trainer_before_its_first_step(tmp_path):
     done = launch("doctor", "--json", SCRIPTS / "own_loop.py", tmp_path / "a" / "out", code=2)
     assert done.stdout == "" and "without a Trainer" in done.stderr and "printed by the script" in done.stderr

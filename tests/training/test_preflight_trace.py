@@ -121,10 +121,10 @@ def trained(base, folder, kind, method, checked, **args):
 
 CASES = [
     ("map", "lora", {}),
-    ("map", hfplug.Lora(lora_dropout=0.3), {"gradient_checkpointing": True}),
+    pytest.param("map", hfplug.Lora(lora_dropout=0.3), {"gradient_checkpointing": True}, marks=pytest.mark.slow),
     ("stream", "prompt_tuning", {}),
     ("augmented", "bottleneck", {}),
-    ("augmented", "full", {}),
+    pytest.param("augmented", "full", {}, marks=pytest.mark.slow),
     ("once", "norms", {}),
 ]
 

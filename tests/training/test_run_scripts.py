@@ -202,10 +202,10 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(monkeypatch, bases, tmp_path
     ("first", "second", "difference"),
     [
         ("lora", hfplug.Lora(r=4), "r is 16 there and 4 here"),
-        ("lora", hfplug.Lora(target_modules=("all-linear",)), "target_modules is"),
+        pytest.param("lora", hfplug.Lora(target_modules=("all-linear",)), "target_modules is", marks=pytest.mark.slow),
         ("lora", "prompt_tuning", "it is of type LORA, and this run is PROMPT_TUNING"),
         ("full", "lora", "holds a fully tuned model, and this run is lora"),
-        ("lora", "full", "holds an adapter (LORA), and this run is full"),
+        pytest.param("lora", "full", "holds an adapter (LORA), and this run is full", marks=pytest.mark.slow),
     ],
 )
 def test_resuming_with_other_settings_is_refused_with_the_difference(

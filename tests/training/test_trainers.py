@@ -58,7 +58,18 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-@pytest.mark.parametrize("method", [name for name, why in hfplug.methods_for(base_path()).items() if why is None])
+# One of each kind; all of them with -m slow.
+ALWAYS = ("full", "lora", "qlora", "bottleneck", "prompt_tuning")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name in ALWAYS else pytest.param(name, marks=pytest.mark.slow)
+        for name, why in hfplug.methods_for(base_path()).items()
+        if why is None
+    ],
+)
 def test_seq2seq_trainer_evaluates_by_generating_and_exports_the_best(method, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
     tokenizer = AutoTokenizer.from_pretrained(base_path())
@@ -152,6 +163,7 @@ def test_a_trainer_killed_in_training_goes_on_to_the_same_weights(causal, tmp_pa
     assert first == second
 
 
+@pytest.mark.slow
 def test_two_processes_leave_one_adapter_equal_to_that_of_one(causal, tmp_path):
     """Two processes with two rows each see, step for step, the rows of one process with four.
 

@@ -227,5 +227,6 @@ def test_a_link_brings_somebody_else_to_the_same_example_and_settings(visit):
     ticked = other.page.locator("#hf-variants label:has(input:checked)").all_inner_texts()
     assert [text.split()[0] for text in ticked] == ["base", "lora"]
     other.open("Decoding")
-    assert other.page.locator("#hf-max_new_tokens input[type=number]").input_value() == "11"
-    assert other.page.locator("#hf-seed input").input_value() == "7"
+    # A field is filled in after it was drawn.
+    fields = [other.page.locator(f"#hf-{name}") for name in ("max_new_tokens input[type=number]", "seed input")]
+    assert eventually(other.page, lambda: [field.input_value() for field in fields] == ["11", "7"])
