@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``hfplug``; those of the process if None.
 
     Returns:
-        The exit status: 0, 2 if the user can put it right, 130 if interrupted.
+        The exit status: 0, 2 if the user can put it right, 130 if interrupted, 141 if its output was closed.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in own_words(words)
@@ -94,13 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parser.parse_args(with_config(words, own_words(words), parser))
         _set_up_messages("all" if debug or parsed.command in SCRIPT_COMMANDS else "ours")
         command = next(item for item in COMMANDS if item.__name__.endswith(f".{parsed.command}"))
-        return command.run(parsed)
+        status = command.run(parsed)
+        sys.stdout.flush()
+        return status
     except HfplugError as error:
         if debug:
             raise
         print(f"hfplug: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            return 141  # as a shell says it of a program that SIGPIPE ended
         if debug:
             raise
         print(f"hfplug: {error}", file=sys.stderr)
@@ -108,6 +113,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nhfplug: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _output_is_closed() -> bool:
+    """Whether whoever read the output has seen enough, as in ``hfplug methods | head``."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+    return True
 
 
 class _ErrorStream(logging.StreamHandler):

@@ -99,7 +99,11 @@ class Lora(TuningMethod):
         help="attention, query, key_value, value, feed_forward, all-linear, experts, or names",
     )
     use_rslora: bool = setting(False, help="scale by lora_alpha / sqrt(r) instead (rank-stabilised LoRA)")
-    init_lora_weights: str = setting("default", choices=INITIALISATIONS, help="how A and B start")
+    init_lora_weights: str = setting(
+        "default",
+        choices=INITIALISATIONS,
+        help="how A and B start; with pissa and olora what they started from is saved too: twice the size",
+    )
     rank_pattern: tuple[str, ...] = setting(
         (), help="ranks of groups or layers that differ from r: feed_forward=8 q_proj=32", example=("q_proj=4",)
     )
@@ -220,6 +224,8 @@ def _targets(method: Lora, anatomy: AnatomyView) -> Any:
             endings = sorted({name.rsplit(".", 1)[-1] for name in anatomy.linear})
             # A group that is empty here is no misspelling.
             guess = "" if item in GROUPS else did_you_mean(item, [*GROUPS, *endings])
+            if item == "feed_forward" and anatomy.expert_tensors:
+                guess = "Its feed-forward parts are experts: pass 'experts'."
             raise MethodError(
                 f"{method.name}: {item!r} matches no linear layer of this {anatomy.model_type} model.",
                 fix=f"{guess} Pass target_modules with names of layers, which here end in: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from hfplug.errors import MethodError, SettingError
+from hfplug.errors import MethodError, SettingError, did_you_mean
 
 if TYPE_CHECKING:
     from hfplug.methods.lora import Lora
@@ -63,17 +63,21 @@ def layer_pattern(method: Lora, name: str, targets: Any, anatomy: AnatomyView) -
         return {}
     endings = tuple(targets or ())
     adapted = {one for one in anatomy.modules if any(one == end or one.endswith(f".{end}") for end in endings)}
+    # Experts in stacked tensors: PEFT goes by the names of the parameters.
+    stacked = anatomy.expert_tensors if "experts" in method.target_modules else ()
     numbers: dict[str, int] = {}
     for layer, number in said.items():
         meant = [one for one in matching_layers(layer, anatomy) if one in adapted]
+        meant += [one for one in stacked if layer == "experts" or one.endswith(f".{layer}")]
         if not meant:
             raise MethodError(
                 f"{method.name}: {name} names {layer!r}, which is none of the layers that it goes on.",
-                fix=f"These end in: {', '.join(sorted(endings))}; add the layer to target_modules, or leave it out.",
+                fix=f"{did_you_mean(layer, endings)} These end in: {', '.join(sorted(endings)) or 'experts'}; add the"
+                " layer to target_modules, or leave it out.".strip(),
             )
         numbers.update(dict.fromkeys(meant, number))
     found = {}
     for number in dict.fromkeys(numbers.values()):
         alike = tuple(one for one in numbers if numbers[one] == number)
-        found.update({re.escape(ending): number for ending in shortest_names(alike, anatomy.modules)})
+        found.update({re.escape(ending): number for ending in shortest_names(alike, (*anatomy.modules, *stacked))})
     return found

@@ -28,7 +28,7 @@ def render_tree(tree: Tree) -> str:
         lines += _wrapped(
             "The model did not run to its end on text alone, so part of this is judged by names: ", tree.read_by
         )
-    lines.append(f"{tree.matrices:,} are in linear layers that an adapter can be put on")
+    lines.append(f"{tree.matrices:,} are in matrices that an adapter can be put on")
     reasons: dict[str, list[str]] = {}
     for name, why in tree.left_out.items():
         reasons.setdefault(why, []).append(name)

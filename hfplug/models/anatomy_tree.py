@@ -63,7 +63,7 @@ class Tree:
         model_type: ``config.model_type``.
         task_type: PEFT's name of the task type; ``MASKED_LM`` and ``MULTIPLE_CHOICE`` where PEFT has none.
         parameters: Numbers in the model, a shared one once.
-        matrices: Those in linear layers, the output layer and new modules left out.
+        matrices: Those in linear layers and stacked experts, the output layer and new modules left out.
         parts: Numbers of each part; they add up to ``parameters``.
         notes: Of a part what there is to say: whether feed-forward is gated, how many experts there are.
         read_by: ``"run"`` if the model ran to its end on a few tokens, else why it stopped.
@@ -131,7 +131,9 @@ def tree_of(model: nn.Module, task_type: str) -> Tree:
     adapted = _adapted(anatomy)
     kept = set(layers_to_keep(model, anatomy.new_modules))
     four_bits = [one for name, one in modules.items() if type(one) is nn.Linear and not is_inside(name, kept)]
+    stacked = dict(model.named_parameters())
     matrices = sum(_size(modules[name]) for name in anatomy.linear)
+    matrices += sum(stacked[name].numel() for name in anatomy.expert_tensors)
     total = count_parameters(model)
     growing = _Growing(model, anatomy)
     return Tree(

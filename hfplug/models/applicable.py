@@ -13,6 +13,7 @@ from hfplug.methods import TuningMethod, get_method, method_names
 from hfplug.methods.values import Default
 from hfplug.models.anatomy import Anatomy, count_parameters, read_anatomy
 from hfplug.models.base import Base, auto_class, read_task_type, resolve_base
+from hfplug.models.matrix_shares import matrix_shares, share_words
 from hfplug.models.memory_shapes import bare_model, shape_model
 
 
@@ -25,6 +26,9 @@ class Share:
         trainable: Numbers that are trained.
         total: Numbers of the base.
         share: The one by the other, 0 to 1.
+        adapted: Share of the numbers in its matrices, embeddings left out, that carry an adapter; 0 to 1.
+        four_bit: Share of these that are in 4 bits; 0 to 1.
+        beside: These two in words; empty if both are 0.
         learning_rate: Advised for AdamW.
         lowest: Below it training hardly moves.
         highest: Above it training usually diverges.
@@ -37,6 +41,9 @@ class Share:
     trainable: int | None = None
     total: int | None = None
     share: float | None = None
+    adapted: float | None = None
+    four_bit: float | None = None
+    beside: str = ""
     learning_rate: float | None = None
     lowest: float | None = None
     highest: float | None = None
@@ -64,16 +71,23 @@ def shares_of(base: str | Path, names: Sequence[str], *, task_type: str | None =
         method = get_method(name)().settled(anatomy)
         try:
             method.check_task_type(kind)
-            trainable = count_parameters(shape_model(found, kind, method), trainable="only")
+            tuned = shape_model(found, kind, method)
         except HfplugError as error:
             answers[name] = Share(why_not=str(error))
             continue
-        rate = method.learning_rate(anatomy)
+        rate, trainable, in_matrices = (
+            method.learning_rate(anatomy),
+            count_parameters(tuned, trainable="only"),
+            matrix_shares(tuned),
+        )
         answers[name] = Share(
             why_not=None,
             trainable=trainable,
             total=total,
             share=trainable / max(1, total),
+            adapted=in_matrices["adapted"],
+            four_bit=in_matrices["four_bit"],
+            beside=share_words(in_matrices, anatomy),
             learning_rate=rate.value,
             lowest=rate.low,
             highest=rate.high,

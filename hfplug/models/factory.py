@@ -28,6 +28,7 @@ from hfplug.models.base import (
     task_type_of,
     tokenizer_source,
 )
+from hfplug.models.matrix_shares import matrix_shares, share_words
 from hfplug.models.placeholders import check_has_table, see_to_input
 from hfplug.models.quantize import bitsandbytes_config, layers_to_keep, settle_four_bit_layers
 from hfplug.models.tryout import try_out
@@ -335,8 +336,10 @@ def _apply(
         if base_name:
             tuned.active_peft_config.base_model_name_or_path = base_name
     remember(tuned, Applied(method=method, anatomy=anatomy, base_name=base_name, base_commit=base_commit))
-    chosen = chosen_words(method)
-    logger.info("%s: %s%s", method.name, method.summary, f"; for this model {chosen}" if chosen else "")
+    if logger.isEnabledFor(logging.INFO):
+        chosen = chosen_words(method)
+        said = [method.summary, share_words(matrix_shares(tuned), anatomy), chosen and f"for this model {chosen}"]
+        logger.info("%s: %s", method.name, "; ".join(part for part in said if part))
     return tuned
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import hfplug
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.record import Record
 from hfplug.errors import HfplugError
 from hfplug.models.factory import applied_to
+from hfplug.models.matrix_shares import matrix_shares
 from hfplug.models.tryout import few_tokens, ids_of_text
 from hfplug.testing.tiny_models import NEW_HEADS, TASKS, auto_class_of, tiny_model
 from hfplug.training.exporter import lock_of, save_to
@@ -132,7 +132,7 @@ def check_method(folder: Path, task: str, method: str, scratch: Path) -> Finding
     batch = batch_of(_inner(model), task)
     ask = asked(batch, _inner(model))
     whole = chosen.category == "all weights"
-    found.figures |= shares(model)
+    found.figures |= matrix_shares(model)
     before = None if whole else _switched_off_logits(chosen, model, ask)
     _train(model, batch, found, whole=whole)
     for name in applied.anatomy.new_modules:
@@ -168,36 +168,6 @@ def check_method(folder: Path, task: str, method: str, scratch: Path) -> Finding
         _compare(found, "switched off it is not the base", before, off, 0.0)
         _check_merge(found, chosen, loaded, logits, ask)
     return found
-
-
-def shares(model: nn.Module) -> dict[str, float]:
-    """Numbers that are trained, and the shares of the matrices' numbers that carry an adapter and that are in 4 bits.
-
-    Args:
-        model: With a method on it. Matrices are all weights of two dimensions or more but those of embeddings.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    own = {id(one) for one in model.parameters() if one.requires_grad}
-    embeddings = {id(one) for part in model.modules() if isinstance(part, nn.Embedding) for one in part.parameters()}
-    adapted: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            adapted |= {id(one) for one in module.get_base_layer().parameters(recurse=False)}
-    total = has = packed = 0
-    for one in model.parameters():
-        size = _numbers(one)
-        is_packed = type(one).__name__ == "Params4bit"
-        if id(one) in embeddings or (one.dim() < 2 and not is_packed) or (id(one) in own and id(one) not in adapted):
-            continue
-        total, has, packed = total + size, has + size * (id(one) in adapted), packed + size * is_packed
-    trainable = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    return {"trainable": trainable, "adapted": has / max(total, 1), "four_bit": packed / max(total, 1)}
-
-
-def _numbers(one: Any) -> int:
-    state = getattr(one, "quant_state", None)
-    return int(state.shape.numel()) if state is not None else one.numel()
 
 
 def _inner(model: Any) -> Any:

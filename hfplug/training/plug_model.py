@@ -20,6 +20,7 @@ from hfplug.models.anatomy import count_parameters, new_modules
 from hfplug.models.base import task_type_of
 from hfplug.models.ends import embedding_rows
 from hfplug.models.factory import Applied, applied_to, apply_method, remember
+from hfplug.models.matrix_shares import matrix_shares, share_words
 from hfplug.models.quantize_loaded import quantize_loaded
 from hfplug.training.load_notes import LoadNote, note_of
 from hfplug.training.plug_exchange import Plug, become, is_plugged, twin_of
@@ -147,6 +148,8 @@ def _say(model: Any, applied: Applied, note: LoadNote, new: tuple[int, ...]) -> 
     trainable = count_parameters(model, trainable="only")
     total = applied.anatomy.parameters
     parts = [f"{trainable:,} of {total:,} parameters train ({100 * trainable / max(total, 1):.2f} %)"]
+    beside = share_words(matrix_shares(model), applied.anatomy)
+    parts += [beside] if beside else []
     if applied.anatomy.new_modules and method.peft_config(applied.anatomy) is not None:
         parts.append(f"with {', '.join(applied.anatomy.new_modules)}, which starts at random or is the head")
     if method.chosen:

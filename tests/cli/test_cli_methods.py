@@ -63,3 +63,15 @@ def test_on_a_base_it_says_what_each_trains_of_it(capsys):
     assert main(["methods", "--base", str(base_path()), "lora", "bitfit"]) == 0
     shown = capsys.readouterr().out
     assert f"{trained:,}  {100 * trained / total:.2f} %" in shown and "bitfit  selective             no" in shown
+
+
+def test_who_reads_only_the_first_lines_is_told_nothing_of_a_pipe():
+    import subprocess
+    import sys
+
+    words = [sys.executable, "-c", "from hfplug.cli.main import main; raise SystemExit(main(['methods']))"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode == 141

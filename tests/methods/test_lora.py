@@ -99,3 +99,49 @@ def test_experts_that_are_one_tensor_are_adapted_saved_switched_off_and_merged(w
 def test_a_model_without_experts_has_none_to_adapt():
     with pytest.raises(hfplug.MethodError, match="'experts' matches no linear layer of this llama model"):
         hfplug.apply_method(llama(), "lora", target_modules="experts")
+
+
+def test_experts_have_ranks_of_their_own_and_a_misspelt_layer_is_guessed(tmp_path):
+    from peft import PeftModel
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = MixtralConfig(vocab_size=32, num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1, **shape)
+    base = MixtralForCausalLM(config).eval()
+    base.save_pretrained(tmp_path / "base")
+    both = {"target_modules": ("attention", "experts")}
+    model = hfplug.build_model(tmp_path / "base", "lora", rank_pattern={"experts": 2, "q_proj": 4}, **both).eval()
+    ranks = {name.split("layers.0.")[1]: len(one) for name, one in model.named_parameters() if ".lora_A." in name}
+    experts = {"mlp.experts.lora_A.default.weight": 2 * 2, "mlp.experts.base_layer.lora_A.default.weight": 2 * 2}
+    assert ranks == experts | {
+        f"self_attn.{part}_proj.lora_A.default.weight": 4 if part == "q" else 16 for part in "qkvo"
+    }
+    with torch.no_grad():
+        for name, one in model.named_parameters():
+            if "lora_" in name:
+                one.normal_()
+    model.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    ids = torch.arange(3, 12)[None]
+    assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+    with pytest.raises(hfplug.MethodError, match="Did you mean 'q_proj'"):
+        hfplug.apply_method(MixtralForCausalLM(config), "lora", rank_pattern={"q_prj": 2})
+    with pytest.raises(hfplug.MethodError, match="Its feed-forward parts are experts: pass 'experts'"):
+        hfplug.apply_method(MixtralForCausalLM(config), "lora", target_modules=("feed_forward",))
+
+
+def test_the_line_of_a_run_says_that_most_of_a_mixture_of_experts_goes_without(caplog):
+    import logging
+
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = MixtralConfig(vocab_size=32, num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1, **shape)
+    with caplog.at_level(logging.INFO, "hfplug"):
+        hfplug.apply_method(MixtralForCausalLM(config), "lora")
+        hfplug.apply_method(MixtralForCausalLM(config), "lora", target_modules=("all-linear", "experts"))
+    attention, experts, rest = 2 * 16 * 16 + 2 * 16 * 8, 2 * 3 * 16 * 32, 32 * 16 + 2 * 16  # the rest: head, router
+    few, most = (part / (attention + experts + rest) for part in (attention, attention + experts))
+    said = [record.getMessage() for record in caplog.records if "beside" in record.getMessage()]
+    assert f"beside {few:.1%} of the numbers in its matrices (the experts are most of the rest)" in said[0]
+    assert f"beside {most:.1%} of the numbers in its matrices" in said[1] and "experts are most" not in said[1]
