@@ -158,7 +158,7 @@ def _lines(row: dict[str, Any], width: int) -> list[str]:
         said["here"] = share["why_not"]
     elif share:
         said["here"] = f"trains {share['trainable']:,} of {share['total']:,} parameters, {100 * share['share']:.2f} %"
-        said["here"] += f"; {share['beside']}" if share["beside"] else ""
+        said["here"] += f"; {share['in_words']}" if share["in_words"] else ""
         low, high = f"{share['lowest']:g}", f"{share['highest']:g}"
         said["rate"] = f"{share['learning_rate']:g} with AdamW, from {low} to {high} ({share['source']})"
     for name, preset in row["presets"].items():

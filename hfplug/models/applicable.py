@@ -28,7 +28,7 @@ class Share:
         share: The one by the other, 0 to 1.
         adapted: Share of the numbers in its matrices, embeddings left out, that carry an adapter; 0 to 1.
         four_bit: Share of these that are in 4 bits; 0 to 1.
-        beside: These two in words; empty if both are 0.
+        in_words: These two in words; empty if both are 0.
         learning_rate: Advised for AdamW.
         lowest: Below it training hardly moves.
         highest: Above it training usually diverges.
@@ -43,7 +43,7 @@ class Share:
     share: float | None = None
     adapted: float | None = None
     four_bit: float | None = None
-    beside: str = ""
+    in_words: str = ""
     learning_rate: float | None = None
     lowest: float | None = None
     highest: float | None = None
@@ -87,7 +87,7 @@ def shares_of(base: str | Path, names: Sequence[str], *, task_type: str | None =
             share=trainable / max(1, total),
             adapted=in_matrices["adapted"],
             four_bit=in_matrices["four_bit"],
-            beside=share_words(in_matrices, anatomy),
+            in_words=share_words(in_matrices, anatomy),
             learning_rate=rate.value,
             lowest=rate.low,
             highest=rate.high,

@@ -22,13 +22,15 @@ def matrix_shares(model: nn.Module) -> dict[str, float]:
     Returns:
         ``trainable``, ``adapted`` and ``four_bit``; the shares from 0 to 1.
     """
+    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     own = {id(one) for one in model.parameters() if one.requires_grad}
     embeddings = {id(one) for part in model.modules() if isinstance(part, nn.Embedding) for one in part.parameters()}
     adapted: set[int] = set()
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
+        # Trained tokens are a few rows, of an embedding or of the output layer.
+        if isinstance(module, BaseTunerLayer) and not isinstance(module, TrainableTokensLayer):
             adapted |= {id(one) for one in module.get_base_layer().parameters(recurse=False)}
     total = has = packed = 0
     for one in model.parameters():
@@ -50,7 +52,7 @@ def share_words(shares: dict[str, float], anatomy: Anatomy) -> str:
     """
     parts = []
     if shares["adapted"]:
-        parts.append(f"beside {shares['adapted']:.1%} of the numbers in its matrices")
+        parts.append(f"on {shares['adapted']:.1%} of the numbers in its matrices")
     if shares["four_bit"]:
         parts.append(f"{shares['four_bit']:.1%} of them in 4 bits")
     words = ", ".join(parts)

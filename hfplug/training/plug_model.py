@@ -148,8 +148,8 @@ def _say(model: Any, applied: Applied, note: LoadNote, new: tuple[int, ...]) -> 
     trainable = count_parameters(model, trainable="only")
     total = applied.anatomy.parameters
     parts = [f"{trainable:,} of {total:,} parameters train ({100 * trainable / max(total, 1):.2f} %)"]
-    beside = share_words(matrix_shares(model), applied.anatomy)
-    parts += [beside] if beside else []
+    in_matrices = share_words(matrix_shares(model), applied.anatomy)
+    parts += [in_matrices] if in_matrices else []
     if applied.anatomy.new_modules and method.peft_config(applied.anatomy) is not None:
         parts.append(f"with {', '.join(applied.anatomy.new_modules)}, which starts at random or is the head")
     if method.chosen:
