@@ -136,7 +136,8 @@ def count_saved_labels(adapter: AdapterDir) -> int | None:
     """
     if adapter.num_labels is not None or task_type(adapter) not in (CLASSIFICATION, TOKENS):
         return adapter.num_labels
-    heads = {"classifier", "score", *(adapter.config.get("modules_to_save") or ())}
+    saved = (one.rpartition(".")[2] for one in adapter.config.get("modules_to_save") or ())
+    heads = {"classifier", "score", *saved}
     rows = [
         int(entry["shape"][0])
         for name, entry in _headers(adapter).items()

@@ -76,7 +76,7 @@ def put_on(
             known: dict[str, Any] = {"base_commit": found.commit, "checkpoint_rows": rows}
             check(lock, model, tokenizer, task=adapter.task, **known)
     tuned: Any = _let_peft_load(model, adapter)
-    see_to_input(tuned, method)
+    see_to_input(tuned, method, anatomy)
     if verify != "off":
         check_tensors(tuned, adapter)
     if lock is not None and lock.label_names:

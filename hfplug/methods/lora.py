@@ -256,7 +256,7 @@ def matching_layers(item: str, anatomy: AnatomyView) -> tuple[str, ...]:
         EXPERTS: anatomy.experts,
     }
     if item.replace("_linear", "-linear") in groups:
-        return groups[item.replace("_linear", "-linear")]
+        return _kept_at_load(groups[item.replace("_linear", "-linear")], anatomy)
     return tuple(name for name in anatomy.modules if name == item or name.endswith(f".{item}"))
 
 
@@ -270,6 +270,25 @@ def _not_renamed(names: tuple[str, ...], anatomy: AnatomyView) -> tuple[str, ...
     pattern = getattr(conversion, "_MODEL_TO_CONVERSION_PATTERN", {}).get(anatomy.model_type)
     renamed = getattr(conversion, "_MOE_TARGET_MODULE_MAPPING", {}).get(pattern, {})
     return tuple(name for name in names if name.rpartition(".")[2] not in renamed)
+
+
+def _kept_at_load(names: tuple[str, ...], anatomy: AnatomyView) -> tuple[str, ...]:
+    """Those whose tensors PEFT (0.21) finds again when it loads them.
+
+    It sends the names of LoRA's tensors through the renames by which transformers reads checkpoints of an older form,
+    though these have the names of today already; where a rename fits them once more, they are lost (Inkling 2).
+    """
+    from peft.utils import transformers_weight_conversion as conversion
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    entries = get_checkpoint_conversion_mapping(anatomy.model_type) or []
+    renames = [one for one in entries if isinstance(one, conversion.WeightRenaming)]
+    if not renames:
+        return names
+    keys = {name: f"{name}.lora_A.weight" for name in names}
+    return tuple(
+        name for name in names if keys[name].endswith(conversion.rename_source_key(keys[name], renames, [])[0])
+    )
 
 
 def query_layers(anatomy: AnatomyView) -> tuple[str, ...]:

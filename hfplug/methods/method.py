@@ -296,9 +296,17 @@ def modules_to_save(anatomy: AnatomyView) -> list[str] | None:
 
     Returns:
         Full names, or None. Those that PEFT adds by itself (``classifier``, ``score``, ``qa_outputs``) are left out.
+        PEFT takes such a name for an ending, so where another module ends so too (a ``head`` beside a
+        ``vision_model.head``) the name is as long as only a PEFT model's own is.
     """
     added = HEADS_OF_PEFT.get(anatomy.task_type, set())
-    return [name for name in anatomy.new_modules if name not in added] or None
+    new = [name for name in anatomy.new_modules if name not in added]
+    ends = [name for name in anatomy.modules if not _is_inside(name, new)]
+    return [f"base_model.model.{one}" if any(name.endswith(one) for name in ends) else one for one in new] or None
+
+
+def _is_inside(name: str, owners: list[str]) -> bool:
+    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
 
 
 _REGISTRY: dict[str, type[TuningMethod]] = {}

@@ -89,6 +89,8 @@ class Anatomy:
         biases: Layers that add a trained vector to their output.
         transposed: Those of ``linear`` that hold their weight as (in, out): GPT-2's ``Conv1D``.
         modules: Every module.
+        recomputed: Whether layers run again on the way back, being reversible: they learn only if what the input
+            embedding gives asks for a gradient.
         encoder_decoder: Whether it is an encoder and a decoder.
         new_modules: Modules that start at random and so must be trained and saved: a classification head,
             and whatever the checkpoint did not hold.
@@ -140,6 +142,7 @@ class Anatomy:
     quantised: tuple[str, ...] = ()
     read_by: str = "run"
     loaded_for: str = ""
+    recomputed: bool = False
     encoder_decoder: bool = False
     new_modules: tuple[str, ...] = ()
     tokenizer_source: str | None = None
@@ -203,7 +206,6 @@ def read_anatomy(
         expert_tensors=parts.expert_tensors,
         routers=parts.routers,
         left_out=tuple(parts.left_out.items()),
-        unreached=_unreached(modules, seen),
         linear=parts.linear,
         key_value=_key_value(parts, modules, width),
         attention_output=parts.attention_output or attention_outputs(parts.attention, modules, width),
@@ -219,7 +221,7 @@ def read_anatomy(
         transposed=tuple(name for name in parts.linear if type(modules[name]).__name__ == "Conv1D"),
         modules=tuple(name for name in modules if name),
         quantised=tuple(name for name in modules if hasattr(getattr(modules[name], "weight", None), "quant_state")),
-        read_by="run" if seen.ended == "whole" else seen.ended,
+        **_of_the_run(modules, seen),
         encoder_decoder=encoder_decoder,
         new_modules=new,
         tokenizer_source=tokenizer_source,
@@ -227,6 +229,15 @@ def read_anatomy(
         cache_reader=_cache_reader(weakref.ref(model)),
         **ends,
     )
+
+
+def _of_the_run(modules: dict[str, nn.Module], seen: Trace) -> dict[str, Any]:
+    """How far the run came, and how it went back."""
+    return {
+        "read_by": "run" if seen.ended == "whole" else seen.ended,
+        "unreached": _unreached(modules, seen),
+        "recomputed": bool(seen.recomputed),
+    }
 
 
 def _ends(model: Any, modules: dict[str, nn.Module], new: tuple[str, ...]) -> dict[str, Any]:

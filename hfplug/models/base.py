@@ -238,7 +238,7 @@ def task_type_of(model: object) -> str:
     config = getattr(model, "config", None)
     if getattr(config, "is_encoder_decoder", False) and hasattr(model, "generate"):
         return SEQ2SEQ
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
+    if name.endswith(("ForCausalLM", "LMHeadModel", "ModelWithLMHead")):  # the last is Reformer's
         return CAUSAL
     raise BaseModelError(
         f"A {name} is not a model for seq2seq, causal or masked language modelling, classification of texts or tokens, "

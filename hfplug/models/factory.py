@@ -330,7 +330,7 @@ def _apply(
         tuned = model
     else:
         alone = bool(new_tokens) and train_rows(config, model, new_tokens, method.name)
-        tuned = _wrap(model, config, method, base_commit)
+        tuned = _wrap(model, config, method, anatomy)
         if alone:
             save_rows_alone(tuned)
         if base_name:
@@ -343,7 +343,7 @@ def _apply(
     return tuned
 
 
-def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str | None) -> nn.Module:
+def _wrap(model: nn.Module, config: Any, method: TuningMethod, anatomy: Anatomy) -> nn.Module:
     from peft import get_peft_model, prepare_model_for_kbit_training
 
     from hfplug.methods.tuners.layers import let_unload
@@ -357,8 +357,8 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, base_commit: str 
         if method.input_kind == "vectors":
             check_has_table(model)
         with calling_peft():
-            tuned: Any = get_peft_model(model, config, revision=base_commit)  # type: ignore[arg-type]
-            see_to_input(tuned, method)
+            tuned: Any = get_peft_model(model, config, revision=anatomy.revision)  # type: ignore[arg-type]
+            see_to_input(tuned, method, anatomy)
             tuned = method.finish(tuned)
             keep_untrained(tuned)
             let_unload(tuned)

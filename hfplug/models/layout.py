@@ -11,8 +11,6 @@ _ATTENTION = re.compile(r"(attn|attention)(?!.*(norm|connection))", re.IGNORECAS
 # Classes of whole blocks that are called after their attention.
 _BLOCK = re.compile(r"(Decoder|Encoder)Layer$")
 _KEY_VALUE = {"k", "v", "kv", "qkv", "wk", "wv", "wkv", "wqkv", "key", "value", "keys", "values"}
-# They add their bias to another dimension than the last.
-_CONVOLUTIONS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 
 Modules = Mapping[str, nn.Module]
 
@@ -122,7 +120,7 @@ def norm_layers(modules: Modules, left_out: Collection[str] = ()) -> tuple[str, 
 
 
 def bias_layers(modules: Modules, left_out: Collection[str] = ()) -> tuple[str, ...]:
-    """Layers that add a trained vector to the last dimension of their output.
+    """Layers with weights that add a trained vector, too: linear layers, norms, convolutions.
 
     Args:
         modules: Every module by name.
@@ -131,7 +129,7 @@ def bias_layers(modules: Modules, left_out: Collection[str] = ()) -> tuple[str, 
     return tuple(
         name
         for name, module in _leaves(modules, left_out)
-        if _sizes(module).get("bias") == 1 and "weight" in _sizes(module) and not isinstance(module, _CONVOLUTIONS)
+        if _sizes(module).get("bias") == 1 and "weight" in _sizes(module)
     )
 
 
@@ -154,7 +152,9 @@ def _leaves(modules: Modules, left_out: Collection[str]) -> list[tuple[str, nn.M
     return [
         (name, module)
         for name, module in modules.items()
-        if name and not any(True for _ in module.children()) and not is_inside(name, left_out)
+        if name
+        and not any(True for child in module.children() for _ in child.parameters())
+        and not is_inside(name, left_out)
     ]
 
 

@@ -14,24 +14,47 @@ from torch import Tensor, nn
 
 from hfplug.errors import MethodError
 from hfplug.methods import TuningMethod
+from hfplug.models.anatomy import Anatomy
 from hfplug.models.ends import input_embedding
 from hfplug.models.prefix_layout import lay_out_prefix
 from hfplug.models.soft_outputs import see_to_outputs
 from hfplug.models.tryout import at_rest, few_tokens, ids_of_text, on_meta
 
 
-def see_to_input(model: Any, method: TuningMethod) -> None:
-    """See to it that a base takes what a method hands to it.
+def see_to_input(model: Any, method: TuningMethod, anatomy: Anatomy) -> None:
+    """See to it that a base takes what a method hands to it, and that a gradient comes back.
 
     Args:
         model: What PEFT made of the base and the method.
         method: The method on it.
+        anatomy: Of the base.
     """
+    if anatomy.recomputed:
+        ask_for_gradients(model.get_base_model())
     if method.input_kind == "vectors":
         let_ids_through(model)
         see_to_outputs(model)
     elif method.input_kind == "prefix":
         lay_out_prefix(model)
+
+
+def ask_for_gradients(base: Any) -> None:
+    """Let what the input embedding gives ask for a gradient, though nothing before it is trained.
+
+    Reversible layers (Reformer) compute their gradients themselves, and torch asks them to only if what goes into the
+    first one wants a gradient; else all that is trained in them would stay as it is, without a word.
+
+    Args:
+        base: A transformers model; its embedding gets a hook, which does nothing where gradients are off.
+    """
+    first = input_embedding(base)
+    if first is not None:
+        first.register_forward_hook(_ask_for_gradient)
+
+
+def _ask_for_gradient(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    if torch.is_grad_enabled() and isinstance(output, Tensor) and not output.requires_grad:
+        output.requires_grad_(True)
 
 
 def let_ids_through(model: Any) -> None:

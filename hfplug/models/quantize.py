@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,15 @@ from torch import nn
 from hfplug.errors import MissingExtraError
 from hfplug.methods import Quantization
 from hfplug.models import hardware
+from hfplug.models.layout import is_linear
+from hfplug.models.trace import trace
+from hfplug.models.tryout import on_meta
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
+
+# Of blocks and experts, in names.
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 def require_bitsandbytes(needed_for: str) -> None:
@@ -71,8 +79,8 @@ def layers_to_keep(model: nn.Module, new: Iterable[str] = ()) -> list[str]:
         new: Full names of modules that start at random.
 
     Returns:
-        The output head with all that is tied to it, what starts at random, and layers that some model uses in a way
-        that packed bytes do not bear.
+        The output head with all that is tied to it, what starts at random, and layers that the model uses in a way
+        that packed bytes do not bear: all whose weight it reads or writes itself, in eval or in training mode.
     """
     from transformers.quantizers.base import get_keys_to_not_convert
 
@@ -82,8 +90,31 @@ def layers_to_keep(model: nn.Module, new: Iterable[str] = ()) -> list[str]:
         # it for T5 itself, and not for LongT5.
         kept.append("wo")
     if any(name.endswith(".dt_proj") for name, _ in model.named_modules()):
-        kept.append("dt_proj")  # Mamba multiplies with its weight itself, and in 4 bits that is bytes
-    return list(dict.fromkeys(kept))
+        kept.append("dt_proj")  # Mamba's kernels, on GPUs alone, multiply with its weight themselves
+    return list(dict.fromkeys([*kept, *_read_by_the_model(model)]))
+
+
+def _read_by_the_model(model: nn.Module) -> list[str]:
+    """The linear layers whose weight is read or written without calling them, by full name.
+
+    Of the model without its weights: in training mode some models write into them (Gemma 3n), in eval mode others
+    (RWKV). Of blocks that a run did not reach (it cannot tell which experts are chosen without weights) those that it
+    did reach speak.
+    """
+    shape: nn.Module = model
+    if not on_meta(model):
+        try:
+            with torch.device("meta"):
+                shape = type(model)(copy.deepcopy(model.config))  # type: ignore[call-arg]
+        except Exception:  # somebody's own class, made of more than a configuration
+            return []
+    runs = (trace(shape), trace(shape, mode="train"))
+    read = {one.removesuffix(".weight") for run in runs for one in run.read_directly}
+    linear = [name for name, module in shape.named_modules() if is_linear(module)]
+    if any(run.ended != "whole" for run in runs):
+        alike = {_NUMBER.sub("*", name) for name in read}
+        return [name for name in linear if _NUMBER.sub("*", name) in alike]
+    return [name for name in linear if name in read]
 
 
 def settle_four_bit_layers(model: nn.Module) -> None:

@@ -10,26 +10,22 @@ only chooses positions or experts gets none, so nothing could be trained on it.
 from __future__ import annotations
 
 import contextlib
-import functools
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from hfplug.models.layout import block_of, is_linear, linear_shape, with_holders
+from hfplug.models.layout import block_of, is_linear, linear_shape
+from hfplug.models.seen import Trace as Trace
 from hfplug.models.shortened import shortened, tell_of_all
 from hfplug.models.tryout import few_tokens, first_line, on_meta
 from hfplug.models.undisturbed import undisturbed
 
 # Enough for layers that bring some tokens together before they do anything.
 _TOKENS = 16
-# Numbers in names: of blocks, and of the experts in a block.
-_NUMBER = re.compile(r"(?<=[._])\d+(?=\.|$)")
 _PRODUCTS = {"matmul", "bmm", "einsum", "baddbmm", "__matmul__", "__rmatmul__"}
 _CHOICES = {"topk", "argmax"}
 _RUNNING_SUMS = {"cumsum", "cumprod", "conv1d", "fft", "rfft", "conv2d"}
@@ -61,107 +57,32 @@ class Mark(NamedTuple):
     attended: bool = False
 
 
-@dataclass(kw_only=True)
-class Trace:
-    """What was seen in one run.
-
-    Attributes:
-        ended: ``"whole"``; or why the run stopped before its end, in the words of the model.
-        calls: For each module with weights of its own that was called, how often.
-        learning: Layers that a gradient arrives at; None if no gradient could be computed.
-        tuples: Layers that gave something else than one tensor (…, out) for one tensor (…, in).
-        fed_by: For each linear layer, the layers that its input was made from.
-        fed_attended: Linear layers whose input is what an attention made.
-        query: Layers that make queries, keys, and values, as they enter the comparison.
-        key: As above.
-        value: As above.
-        routers: Layers whose outputs choose among experts.
-        read_directly: Parameters that were used without calling the layer that holds them, by full name.
-        mixed: Layers whose outputs go into a convolution, a running sum or a product of two activations.
-    """
-
-    ended: str = "whole"
-    calls: dict[str, int] = field(default_factory=dict)
-    learning: set[str] | None = None
-    tuples: set[str] = field(default_factory=set)
-    fed_by: dict[str, set[str]] = field(default_factory=dict)
-    fed_attended: set[str] = field(default_factory=set)
-    query: set[str] = field(default_factory=set)
-    key: set[str] = field(default_factory=set)
-    value: set[str] = field(default_factory=set)
-    routers: set[str] = field(default_factory=set)
-    read_directly: set[str] = field(default_factory=set)
-    mixed: set[str] = field(default_factory=set)
-
-    def runs(self, name: str) -> bool:
-        """Whether a module with weights runs on text: it, or one of the experts beside it. Yes, if it is not known."""
-        return self.ended != "whole" or bool(self._alike(name) & self._called_alike)
-
-    def learns(self, name: str) -> bool:
-        """Whether a module with weights runs, and a gradient arrives at it. Yes, if it is not known."""
-        if not self.runs(name):
-            return False
-        return self.learning is None or bool(self._alike(name) & self._learning_alike)
-
-    def runs_within(self, name: str) -> bool:
-        """Whether a module, or one that lies in it, runs on text. Yes, if it is not known."""
-        return self.ended != "whole" or name in self._holds_called
-
-    def learns_within(self, name: str) -> bool:
-        """Whether a gradient arrives at a module, or one that lies in it. Yes, if it is not known."""
-        if self.ended != "whole" or self.learning is None:
-            return self.runs_within(name)
-        return name in self._holds_learning
-
-    @staticmethod
-    def _alike(name: str) -> set[str]:
-        """A name, and where it has two numbers the same with any number for the second, that of an expert."""
-        numbers = list(_NUMBER.finditer(name))
-        if len(numbers) < 2:
-            return {name}
-        return {f"{name[: numbers[-1].start()]}*{name[numbers[-1].end() :]}"}
-
-    @functools.cached_property
-    def _holds_called(self) -> set[str]:
-        return with_holders(self.calls)
-
-    @functools.cached_property
-    def _holds_learning(self) -> set[str]:
-        return with_holders(self.learning or ())
-
-    @functools.cached_property
-    def _called_alike(self) -> set[str]:
-        return set().union(*map(self._alike, self.calls)) if self.calls else set()
-
-    @functools.cached_property
-    def _learning_alike(self) -> set[str]:
-        return set().union(*map(self._alike, self.learning)) if self.learning else set()
-
-
-def trace(model: nn.Module) -> Trace:
+def trace(model: nn.Module, *, mode: Literal["eval", "train"] = "eval") -> Trace:
     """Run a model once on a few tokens, and note what happens.
 
     Args:
-        model: A transformers model, on any device, ``meta`` included. It is left as it was: its mode, its hooks, its
-            gradients, its buffers and the random numbers.
+        model: A transformers model, on any device, ``meta`` included. Its mode, hooks, gradients and buffers are left
+            as they were, and so are the random numbers.
+        mode: In which it runs. Some write into their weights in training mode, so that is for ``meta``.
 
     Returns:
         What was seen, up to where the run ended. Blocks that others spoke for were seen as those.
     """
     with shortened(model) as spoken_for:
-        seen = _trace(model)
+        seen = _trace(model, mode)
     if not spoken_for:
         return seen
     if seen.ended != "whole":  # the model counts its blocks
-        return _trace(model)
+        return _trace(model, mode)
     tell_of_all(vars(seen), spoken_for)
     return seen
 
 
-def _trace(model: nn.Module) -> Trace:
+def _trace(model: nn.Module, mode: str) -> Trace:
     seen = Trace()
     flow = _Flow(model, seen)
     with undisturbed(model), flow.hooked():
+        model.train(mode == "train")
         try:
             inputs = few_tokens(model, _TOKENS)
             if on_meta(model):
@@ -172,6 +93,8 @@ def _trace(model: nn.Module) -> Trace:
             seen.ended = f"{type(error).__name__}: {first_line(error)}"
         else:
             seen.learning = flow.learning(output)
+            if seen.learning is not None:
+                seen.recomputed.clear()  # they only choose, or repeat a block
     return seen
 
 
@@ -219,6 +142,8 @@ class _Flow(TorchFunctionMode):
     def _before(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             self.running.append(name)
+            if not torch.is_grad_enabled():
+                self.seen.recomputed.add(name)
             if is_linear(module):
                 mark = self._mark_of(_tensors(args))
                 self.seen.fed_by.setdefault(name, set()).update(mark.sources)
@@ -255,15 +180,22 @@ class _Flow(TorchFunctionMode):
 
     def _awaited(self, name: str, output: Any) -> Any:
         """Note a gradient that comes back to a layer's output; what to give on in its place, or None."""
+        if type(output) is tuple and not any(tensor.requires_grad for tensor in _tensors(output)):
+            # I-BERT's layers give their scale beside what they compute.
+            given = ((one, self._awaited(name, one)) for one in output)
+            return tuple(one if awaited is None else awaited for one, awaited in given)
         if isinstance(output, torch.Tensor) and output.is_floating_point() and not output.requires_grad:
             # Nothing before it is trained: it is where gradients end. Copied, as some models write into it.
             start = output.detach().requires_grad_(True)
             self.starts.setdefault(name, []).append(start)
             return start.clone()
+        copied = None
+        if isinstance(output, torch.Tensor) and output.requires_grad and output._is_view():
+            output = copied = output.clone()  # of a 4-bit layer; it may not be written into either
         for tensor in _tensors((output,)):
             if tensor.requires_grad:
                 tensor.register_hook(lambda gradient: self._arrive(name, gradient))
-        return None
+        return copied
 
     def _arrive(self, name: str, gradient: torch.Tensor) -> None:
         self.arrived.add(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from hfplug.training.exporter import lock_of, save_to
 # Everything that is asked is loaded before the children of a sweep are forked.
 _LOADED = (hfplug.build_model, hfplug.load_adapter)
 _ROWS, _LENGTH, _STEPS = 4, 16, 3
+_OTHER_STARTS = 6
 # Largest difference of two logits that count as equal: of float32, and of 4-bit layers, which unpack in other orders.
 _SAME, _SAME_IN_FOUR_BITS, _SAME_MERGED = 1e-5, 1e-4, 1e-4
 
@@ -134,7 +136,10 @@ def check_method(folder: Path, task: str, method: str, scratch: Path) -> Finding
     whole = chosen.category == "all weights"
     found.figures |= matrix_shares(model)
     before = None if whole else _switched_off_logits(chosen, model, ask)
-    _train(model, batch, found, whole=whole)
+    dead = _train(model, batch, found, whole=whole)
+    dead = _dead_again(dead, lambda: hfplug.build_model(folder, method, task_type=task), batch)
+    trained = sum(one.requires_grad for one in model.parameters())
+    found.require(not dead, f"{len(dead)} of {trained} trainable tensors are dead, e.g. {dead[:1]}")
     for name in applied.anatomy.new_modules:
         tail = name.split(".")[-1]
         trained = any(tail in one and value.requires_grad for one, value in model.named_parameters())
@@ -178,11 +183,39 @@ def _load_base(folder: Path, task: str) -> Any:
     return auto_class_of(task).from_pretrained(folder).eval()
 
 
-def _train(model: Any, batch: dict[str, torch.Tensor], found: Findings, *, whole: bool) -> None:
-    """A few steps of AdamW; notes a loss that is not finite, and gradients where none or some should be."""
-    model.train()
+def _train(model: Any, batch: dict[str, torch.Tensor], found: Findings, *, whole: bool) -> list[str]:
+    """A few steps of AdamW; notes a loss that is not finite, and gradients where none or some should be.
+
+    Returns:
+        The trainable tensors whose gradient is zero in all steps.
+    """
     trainable = {name: one for name, one in model.named_parameters() if one.requires_grad}
     others = {name: one for name, one in model.named_parameters() if not one.requires_grad}
+    moved = _steps(model, batch, found)
+    leaked = [name for name, one in others.items() if one.grad is not None]
+    found.require(not leaked, f"{len(leaked)} frozen tensors get a gradient, e.g. {leaked[:1]}")
+    if whole:
+        return []
+    without = [name for name in trainable if name not in moved]
+    found.require(
+        not without, f"{len(without)} of {len(trainable)} trainable tensors get no gradient, e.g. {without[:1]}"
+    )
+    for name, total in moved.items():
+        if "prompt_encoder" in name and name.endswith("embedding.weight"):
+            rows = int((total.flatten(1).sum(dim=1) == 0).sum())
+            found.require(rows == 0, f"{rows} of {total.shape[0]} prompt rows are dead")
+            numbers = float((total == 0).float().mean())
+            # A prefix may have up to one layer too many laid out (hfplug.methods.prefix_tuning, models.prefix_layout).
+            layers = getattr(model.active_peft_config, "num_layers", 1)
+            spare = 1.01 / layers if model.active_peft_config.peft_type == "PREFIX_TUNING" else 0.02
+            found.require(numbers < spare, f"{numbers:.0%} of the prompt's numbers get no gradient")
+    return [name for name, total in moved.items() if not bool(total.any())]
+
+
+def _steps(model: Any, batch: dict[str, torch.Tensor], found: Findings) -> dict[str, torch.Tensor]:
+    """A few steps of AdamW; of each trainable tensor that a gradient reaches, the sum of its sizes."""
+    model.train()
+    trainable = {name: one for name, one in model.named_parameters() if one.requires_grad}
     moved: dict[str, torch.Tensor] = {}
     optimizer = torch.optim.AdamW(list(trainable.values()), lr=1e-2, weight_decay=0.0)
     for _ in range(_STEPS):
@@ -194,25 +227,22 @@ def _train(model: Any, batch: dict[str, torch.Tensor], found: Findings, *, whole
                 moved[name] = moved.get(name, torch.zeros_like(one)) + one.grad.abs()
         optimizer.step()
         optimizer.zero_grad()
-    leaked = [name for name, one in others.items() if one.grad is not None]
-    found.require(not leaked, f"{len(leaked)} frozen tensors get a gradient, e.g. {leaked[:1]}")
-    if whole:
-        return
-    without = [name for name in trainable if name not in moved]
-    found.require(
-        not without, f"{len(without)} of {len(trainable)} trainable tensors get no gradient, e.g. {without[:1]}"
-    )
-    dead = [name for name, total in moved.items() if not bool(total.any())]
-    found.require(not dead, f"{len(dead)} of {len(trainable)} trainable tensors are dead, e.g. {dead[:1]}")
-    for name, total in moved.items():
-        if "prompt_encoder" in name and name.endswith("embedding.weight"):
-            rows = int((total.flatten(1).sum(dim=1) == 0).sum())
-            found.require(rows == 0, f"{rows} of {total.shape[0]} prompt rows are dead")
-            numbers = float((total == 0).float().mean())
-            # A prefix may have up to one layer too many laid out (hfplug.methods.prefix_tuning, models.prefix_layout).
-            layers = getattr(model.active_peft_config, "num_layers", 1)
-            spare = 1.01 / layers if model.active_peft_config.peft_type == "PREFIX_TUNING" else 0.02
-            found.require(numbers < spare, f"{numbers:.0%} of the prompt's numbers get no gradient")
+    return moved
+
+
+def _dead_again(dead: list[str], build: Callable[[], Any], batch: dict[str, torch.Tensor]) -> list[str]:
+    """Of tensors whose gradient is zero those where it is so from every start.
+
+    A bottleneck of a tiny model has two units, and both may be off for the few tokens that a classifier looks at: then
+    all before them learns nothing, from this start. What no gradient can reach is dead from all.
+    """
+    for seed in range(_OTHER_STARTS) if dead else ():
+        torch.manual_seed(100 + seed)
+        moved = _steps(build(), batch, Findings())
+        dead = [name for name in dead if name not in moved or not bool(moved[name].any())]
+        if not dead:
+            break
+    return dead
 
 
 def _logits(model: Any, ask: dict[str, torch.Tensor]) -> torch.Tensor:

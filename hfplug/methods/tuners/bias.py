@@ -3,6 +3,9 @@ r"""BitFit as PEFT sees it: a layer that adds a trained difference to its output
 A layer that computes ``f(x) + b`` computes ``f(x) + b + d`` with the vector d of shape (out,), which starts at zero.
 Training d is training b, and the base's own b stays as it was. d is held in float32, also over a base in 16 bits,
 where the steps of training would be lost in the rounding of b.
+
+Not every layer adds its bias to the last dimension of what it gives (a convolution adds it to the second), or to what
+it gives at all (a router chooses by the sum). Such a layer is called with b + d in the place of b.
 """
 
 from __future__ import annotations
@@ -66,13 +69,25 @@ class BiasLayer(nn.Module, BaseTunerLayer):
         own = self._own_bias()
         return own if difference is None else (own + difference).to(own.dtype)
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The layer's output of shape (…, out), with the difference of the active adapters."""
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The layer's output, with the difference of the active adapters."""
         if self.disable_adapters and self.merged:
             self.unmerge()
-        result = self.base_layer(x, *args, **kwargs)
         difference = self._difference()
-        return result if difference is None else (result + difference).to(result.dtype)
+        if difference is None:
+            return self.base_layer(x, *args, **kwargs)
+        if not _ends_with_its_bias(self.get_base_layer()):
+            return self._with_another_bias(x, *args, **kwargs)
+        result = self.base_layer(x, *args, **kwargs)
+        return (result + difference).to(result.dtype)
+
+    def _with_another_bias(self, *args: Any, **kwargs: Any) -> Any:
+        held = self.get_base_layer()._parameters
+        own, held["bias"] = held["bias"], self.bias  # type: ignore[assignment]
+        try:
+            return self.base_layer(*args, **kwargs)
+        finally:
+            held["bias"] = own
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the difference to the bias of the base; the bias as it was is kept for :meth:`unmerge`.
@@ -98,6 +113,12 @@ class BiasLayer(nn.Module, BaseTunerLayer):
             self._own_bias().data = self._unmerged
         self._unmerged = None
         self.merged_adapters = []
+
+
+def _ends_with_its_bias(layer: nn.Module) -> bool:
+    """Whether a layer's last step is to add its bias to the last dimension of its one output."""
+    usual = type(layer).forward in (nn.Linear.forward, nn.LayerNorm.forward)
+    return usual or type(layer).__name__ in ("Conv1D", "Linear4bit")  # of GPT-2 and of bitsandbytes
 
 
 class Model(LayerTuner):
