@@ -110,18 +110,16 @@ class Embeddings(TuningMethod):
 def _places(anatomy: AnatomyView) -> tuple[str, ...]:
     """The modules to name to PEFT, so that it puts the vectors wherever the embedding's weight is, and nowhere else.
 
-    PEFT ties by ``config.tie_word_embeddings``, which T5 has set although FLAN-T5's output layer has weights of its
-    own; it does so only if the embedding itself is named, which there is a mere name for the encoder's and decoder's.
+    PEFT ties by the table of the model's class, if the embedding is the only module that is named: of several it leaves
+    out all in that table, which may be the embedding too (Marian). Where the table is no help, the encoder's and the
+    decoder's own are named, as one ending: T5's has the output layer in it, although FLAN-T5's has weights of its own,
+    and a T5 classifier has none.
     """
     first, *others = anatomy.embeddings
-    if others and anatomy.output_embeddings and anatomy.output_embeddings not in others:
-        # As one ending: of two names that its own table says are tied to the embedding PEFT takes neither.
+    tied = set(anatomy.embedding_ties)
+    if others and (tied - {first, *others} or (not tied and anatomy.output_embeddings not in others)):
         return tuple(shortest_names(tuple(others), anatomy.modules))
-    if anatomy.embedding_source:
-        # Of several names PEFT leaves out all that are tied to a third, the embedding too, and then nothing is trained
-        # that is called (Marian). Of one it ties the rest by the model's own table.
-        return (first,)
-    return (first, *others)
+    return (first,) if tied else (first, *others)
 
 
 def _look_up(written: list[str], anatomy: AnatomyView) -> dict[str, int]:

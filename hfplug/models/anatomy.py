@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from hfplug.methods.method import HEADS_OF_PEFT, PEFT_NAMES
-from hfplug.models.ends import embedding_weight, input_embedding, output_embedding, tied_to
+from hfplug.models.ends import embedding_weight, input_embedding, output_embedding, tied_by_peft
 from hfplug.models.layout import (
     attention_outputs,
     bias_layers,
@@ -49,8 +49,8 @@ class Anatomy:
         embedding_rows: Rows of the input embedding, those of padding at its end included.
         embeddings: Modules that hold the input embedding's weight, itself first: with tied weights the encoder's, the
             decoder's and the output layer too.
-        embedding_source: The module that the input embedding takes its weight from by the model's own table of ties;
-            empty if the weight is its own.
+        embedding_ties: Modules that PEFT ties to the input embedding, itself among them if it takes its weight from a
+            third; a checkpoint may have other weights for some.
         width: Numbers that a block gives a token; with factorised embeddings (ALBERT) not the embedding's.
         layers: Number of blocks (of the encoder plus the decoder, as far as the configuration tells).
         attention_heads: Heads a layer.
@@ -105,7 +105,7 @@ class Anatomy:
     embedding_size: int
     embedding_rows: int
     embeddings: tuple[str, ...]
-    embedding_source: str = ""
+    embedding_ties: tuple[str, ...] = ()
     width: int
     layers: int
     attention_heads: int
@@ -249,7 +249,7 @@ def _ends(model: Any, modules: dict[str, nn.Module], new: tuple[str, ...]) -> di
         "input_embeddings": names.get(id(first), ""),
         "embedding_rows": _embedding_rows(model),
         "embeddings": _embedding_holders(model),
-        "embedding_source": tied_to(model, names.get(id(first), "")),
+        "embedding_ties": tied_by_peft(model),
         "output_embeddings": output,
         "tied": last is not None and getattr(last, "weight", None) is getattr(first, "weight", last),
         "head": (output,) if output else tuple(name for name in new if "." not in name),

@@ -177,5 +177,5 @@ def _read(
     found = resolve_base(base, revision=revision, trust_remote_code=trust_remote_code)
     kind = read_task_type(found.config, task_type)
     with torch.device("meta"):
-        model = auto_class(kind).from_config(found.config, trust_remote_code=trust_remote_code)  # type: ignore[attr-defined]
+        model = auto_class(kind, found.config).from_config(found.config, trust_remote_code=trust_remote_code)  # type: ignore[attr-defined]
     return model, read_anatomy(model, kind, revision=found.commit)

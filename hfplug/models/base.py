@@ -50,6 +50,17 @@ _SHORT = (
     *("seq2seq", "causal", "classification", "token_classification", "question_answering"),
     *("masked_lm", "multiple_choice"),
 )
+# And the other way round, for a class that a configuration names.
+_CLASSES = {
+    SEQ2SEQ: ("ForConditionalGeneration", "ForSeq2SeqLM"),
+    CAUSAL: ("ForCausalLM", "LMHeadModel"),
+    CLASSIFICATION: ("ForSequenceClassification",),
+    TOKENS: ("ForTokenClassification",),
+    QUESTIONS: ("ForQuestionAnswering",),
+    MASKED: ("ForMaskedLM",),
+    CHOICE: ("ForMultipleChoice",),
+    OTHER: ("Model",),
+}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -214,7 +225,26 @@ def auto_class(task_type: str, config: object = None) -> type:
         causal, other = (getattr(transformers, _AUTO_CLASSES[one])._model_mapping for one in (CAUSAL, SEQ2SEQ))
         if type(config) not in causal and type(config) in other:
             task_type = SEQ2SEQ
-    return getattr(transformers, _AUTO_CLASSES[task_type])
+    auto: type = getattr(transformers, _AUTO_CLASSES[task_type])
+    own = class_of(config)  # type: ignore[arg-type]
+    mapped = type(config) in auto._model_mapping  # type: ignore[attr-defined]
+    if mapped or own is None or own.config_class is not type(config) or not own.__name__.endswith(_CLASSES[task_type]):
+        return auto
+    return _alone(own)
+
+
+def _alone(own: Any) -> type:
+    """A class of one kind of model, asked like an Auto class.
+
+    The text half of Mllama and Emu3, saved by itself, has a configuration that no Auto class knows (transformers 5.23);
+    it names its class.
+    """
+
+    def from_config(config: Any, *, trust_remote_code: bool = False, **more: Any) -> Any:
+        return own._from_config(config, **more)
+
+    members = {"from_pretrained": staticmethod(own.from_pretrained), "from_config": staticmethod(from_config)}
+    return type(own.__name__, (), members)
 
 
 def class_of(config: PretrainedConfig) -> Any:

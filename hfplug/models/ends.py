@@ -48,15 +48,17 @@ def embedding_rows(model: Any) -> int | None:
     return None if weight is None else int(weight.shape[0])
 
 
-def tied_to(model: Any, name: str) -> str:
-    """The module that another takes its weight from, by the model's own table of ties; empty if it takes it from none.
+def tied_by_peft(model: Any) -> tuple[str, ...]:
+    """The modules that PEFT (0.21) ties to a model's input embedding, by the table of ties of the model's class.
+
+    A classifier's class may have none, though its body's tables are one (T5).
 
     Args:
         model: A model of transformers.
-        name: Full name of the module.
     """
-    ties = getattr(model, "all_tied_weights_keys", None) or {}
-    return str(ties.get(f"{name}.weight", "")).rpartition(".")[0]
+    from peft.utils.other import _get_module_names_tied_with_embedding
+
+    return tuple(_get_module_names_tied_with_embedding(model)) if input_embedding(model) is not None else ()
 
 
 def _called(model: Any, question: str) -> Any:

@@ -18,7 +18,7 @@ from hfplug.models.anatomy import Anatomy
 from hfplug.models.ends import input_embedding
 from hfplug.models.prefix_layout import lay_out_prefix
 from hfplug.models.soft_outputs import see_to_outputs
-from hfplug.models.tryout import at_rest, few_tokens, ids_of_text, on_meta
+from hfplug.models.tryout import at_rest, few_tokens, ids_of_text, labelled, on_meta
 
 
 def see_to_input(model: Any, method: TuningMethod, anatomy: Anatomy) -> None:
@@ -129,7 +129,7 @@ def takes_embeddings(base: Any, table: nn.Module) -> bool:
             got = _answer(base(inputs_embeds=embedded, **inputs))
             if "decoder_input_ids" in inputs:  # as in training
                 del inputs["decoder_input_ids"]
-                inputs["labels"] = ids
+                inputs |= labelled(base, ids)
             base(inputs_embeds=embedded * 1.5 + 0.1, **inputs)
         except Exception:  # any refusal of any model: then it is given ids
             return False

@@ -14,8 +14,6 @@ from hfplug.methods import TuningMethod
 from hfplug.methods.method import CAUSAL, SEQ2SEQ
 
 _TOKENS = 4
-# Models that have a gradient in training mode only, being reversible.
-_TRAINED_ONLY = frozenset({"reformer"})
 
 HeadShape = tuple[int, int]
 # What a model that fails on an input of a kind does not do, in words.
@@ -92,17 +90,14 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
     trainable = {name: one for name, one in model.named_parameters() if one.requires_grad}
     inputs = few_tokens(base)
     if method.virtual_tokens() and str(model.active_peft_config.task_type) in (CAUSAL, SEQ2SEQ):  # type: ignore[union-attr]
-        inputs = {**inputs, "labels": inputs["input_ids"]}  # as in training
         inputs.pop("decoder_input_ids", None)
+        inputs = {**inputs, **labelled(base, inputs["input_ids"])}  # as in training
     kind = base.config.model_type
     fix = "Use lora, which does not depend on how a model takes its input."
     try:
         with at_rest(model), torch.enable_grad():
-            model.train(kind in _TRAINED_ONLY)
-            output = model(**inputs)
-            logits = [value for name, value in output.items() if name.endswith("logits")]
-            torch.stack([one.float().square().mean() for one in logits]).sum().backward()
-            _write(model, method, base)
+            _forth_and_back(model, inputs)
+            _write(model.eval(), method, base)
     except Exception as error:  # whatever a model of any kind raises: the user gets one sentence
         why = f"{_REFUSES.get(method.input_kind, 'a short run fails')} ({first_line(error)})"
         raise MethodError(f"{method.name} does not work on this {kind} model: {why}.", fix=fix) from error
@@ -114,6 +109,24 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
     if without or not moved:
         which = without[0] if without else "the prompt"
         raise MethodError(f"{method.name} does nothing on this {kind} model: {which} gets no gradient.", fix=fix)
+
+
+def _forth_and_back(model: nn.Module, inputs: dict[str, Any]) -> None:
+    """A step without its update; at rest or, where a model has no gradient at rest, in training.
+
+    Reformer is reversible, and RWKV keeps a state at rest that it writes into.
+    """
+    for training in (False, True):
+        model.train(training)
+        try:
+            output = model(**inputs)
+            logits = [value for name, value in output.items() if name.endswith("logits")]
+            torch.stack([one.float().square().mean() for one in logits]).sum().backward()
+            return
+        except RuntimeError:
+            if training:
+                raise
+            model.zero_grad()
 
 
 def _write(model: Any, method: TuningMethod, base: Any) -> None:
@@ -168,6 +181,19 @@ def few_tokens(model: Any, count: int = _TOKENS) -> dict[str, torch.Tensor]:
     if writes and model.can_generate():
         inputs["decoder_input_ids"] = row
     return inputs
+
+
+def labelled(base: Any, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Labels of a text that is written, and what a decoder starts from, as transformers' collator makes it of them.
+
+    Args:
+        base: The model that is trained. FSMT would make the decoder's ids from the input.
+        labels: Shape (batch, length).
+    """
+    made = getattr(base, "prepare_decoder_input_ids_from_labels", None)
+    if made is None or not base.config.is_encoder_decoder:
+        return {"labels": labels}
+    return {"labels": labels, "decoder_input_ids": made(labels=labels)}
 
 
 def on_meta(model: nn.Module) -> bool:
