@@ -103,7 +103,9 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
         raise MethodError(f"{method.name} does not work on this {kind} model: {why}.", fix=fix) from error
     finally:
         without = [name for name, one in trainable.items() if one.grad is None]
-        moved = any(one.grad is not None and bool(one.grad.any()) for one in trainable.values())
+        # A new head learns whatever the prompt does (MRA attends to nothing without its CUDA kernel).
+        own = {name: one for name, one in trainable.items() if "prompt_encoder" in name} or trainable
+        moved = any(one.grad is not None and bool(one.grad.any()) for one in own.values())
         for one in trainable.values():
             one.grad = None
     if without or not moved:
