@@ -295,12 +295,20 @@ def modules_to_save(anatomy: AnatomyView) -> list[str] | None:
         anatomy: The model that the method is put on.
 
     Returns:
-        Full names, or None. Those that PEFT adds by itself (``classifier``, ``score``, ``qa_outputs``) are left out.
+        Full names, or None. Those that PEFT adds by itself (``classifier``, ``score``, ``qa_outputs``) are left out; of
+        a module that holds one of these (BigBird's head of answers), what is beside it, as PEFT wraps nothing twice.
         PEFT takes such a name for an ending, so where another module ends so too (a ``head`` beside a
         ``vision_model.head``) the name is as long as only a PEFT model's own is.
     """
     added = HEADS_OF_PEFT.get(anatomy.task_type, set())
-    new = [name for name in anatomy.new_modules if name not in added]
+    new, pending = [], list(anatomy.new_modules)
+    while pending:
+        name = pending.pop(0)
+        inside = [one for one in anatomy.modules if one.startswith(f"{name}.")]
+        if any(one.rpartition(".")[2] in added for one in inside):
+            pending = [one for one in inside if "." not in one[len(name) + 1 :]] + pending
+        elif name.rpartition(".")[2] not in added:
+            new.append(name)
     ends = [name for name in anatomy.modules if not _is_inside(name, new)]
     return [f"base_model.model.{one}" if any(name.endswith(one) for name in ends) else one for one in new] or None
 

@@ -88,6 +88,9 @@ def batch_of(model: Any, task: str) -> dict[str, torch.Tensor]:
     if task == "token_classification":
         return batch | {"labels": torch.arange(_ROWS * _LENGTH).reshape(_ROWS, _LENGTH) % 2}
     if task == "question_answering":
+        separator = getattr(model.config, "sep_token_id", None)
+        if isinstance(separator, int):  # a question, two of these, a text and one more: Longformer counts them
+            ids[:, [4, 5, -1]] = separator
         return batch | {"start_positions": torch.arange(_ROWS) + 1, "end_positions": torch.arange(_ROWS) + 3}
     if task == "multiple_choice":  # two choices a row, which differ in their order
         pairs = {name: torch.stack([value, value.flip(1)], dim=1) for name, value in batch.items()}

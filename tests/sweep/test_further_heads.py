@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import BertConfig
+from transformers.models.mra import modeling_mra
 
 import hfplug
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.card_front import auto_class
 from hfplug.errors import MethodError
+from hfplug.methods.method import modules_to_save
+from hfplug.models.anatomy import read_anatomy
 from hfplug.models.base import read_task_type
 from hfplug.models.soft_outputs import answer_loss
 from hfplug.testing.architectures import batch_of, check_method, save_base
-from hfplug.testing.tiny_models import FURTHER_TASKS, TASKS, text_pairs
+from hfplug.testing.tiny_models import FURTHER_TASKS, TASKS, text_pairs, tiny_model
 from hfplug.training.exporter import lock_of, save_to
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +68,21 @@ def test_the_places_of_answers_are_those_of_the_text_also_behind_a_prompt(base):
     beyond = torch.tensor([1000, 0, 0, 0]) + start  # cut off by the tokenizer: it counts for nothing
     loss = model(**{**batch, "start_positions": beyond}).loss
     assert torch.allclose(loss, answer_loss(output.start_logits, output.end_logits, beyond, end))
+
+
+def test_a_head_that_holds_what_peft_wraps_itself_is_named_by_its_other_parts():
+    with torch.device("meta"):
+        model = tiny_model("big_bird", "question_answering")
+    named = modules_to_save(read_anatomy(model, "QUESTION_ANS"))
+    assert "qa_classifier.intermediate" in named and not any(name.endswith("qa_outputs") for name in named)
+    assert "qa_classifier" not in named
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(modeling_mra.mra_cuda_kernel is not None, reason="its kernel is there, so it attends")
+def test_a_prompt_that_nothing_reads_is_refused_though_a_new_head_learns(base):
+    with pytest.raises(MethodError, match="the prompt gets no gradient"):
+        hfplug.build_model(base("token_classification", "mra"), "prompt_tuning", task_type="token_classification")
 
 
 @pytest.mark.parametrize("task", ["masked_lm", "multiple_choice"])
