@@ -204,9 +204,7 @@ EXCEPTIONS: dict[tuple[str, ...], dict[str, Any]] = {
     ("dots1",): {"n_shared_experts": 1, "n_routed_experts": 4, "num_experts_per_tok": 2},
     ("esm",): {"vocab_size": 33},
     ("esm", "masked_lm"): {"pad_token_id": 1, "mask_token_id": 32},  # its checkpoints', not its class's
-    ("perceiver", "masked_lm"): {
-        "max_position_embeddings": 16
-    },  # scores for as many places
+    ("perceiver", "masked_lm"): {"max_position_embeddings": 16},  # scores for as many places
     # Sizes that have to fit one another.
     ("mamba2",): {"num_heads": 4, "head_dim": 16},
     ("gpt_neo",): {"attention_types": [[["global", "local"], 1]]},
