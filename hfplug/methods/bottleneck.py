@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hfplug.errors import MethodError
+from hfplug.methods.linear_layers import check_has_linear_layers
 from hfplug.methods.lora import shortest_names
 from hfplug.methods.method import (
     CLASSIFICATION,
@@ -135,6 +136,7 @@ class Bottleneck(TuningMethod):
                 )
             after = (*anatomy.attention_output, *after)
         if not after:
+            check_has_linear_layers("bottleneck", anatomy)
             raise MethodError(
                 f"bottleneck: no feed-forward part was found in this {anatomy.model_type} model.", fix="Use lora."
             )

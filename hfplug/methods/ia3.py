@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hfplug.errors import MethodError
+from hfplug.methods.linear_layers import check_has_linear_layers
 from hfplug.methods.lora import shortest_names
 from hfplug.methods.method import AnatomyView, Default, LearningRate, TuningMethod, modules_to_save, register_method
 from hfplug.methods.settings import setting
@@ -61,6 +62,7 @@ class IA3(TuningMethod):
         attention = anatomy.key_value if self.attention == "on" else ()
         feed_forward = anatomy.feed_forward_output if self.feed_forward == "on" else ()
         if not attention and not feed_forward:
+            check_has_linear_layers("ia3", anatomy)
             raise MethodError(
                 f"ia3 finds nothing to scale on this {anatomy.model_type} model with attention={self.attention!r} and"
                 f" feed_forward={self.feed_forward!r}.",

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hfplug.errors import MethodError, SettingError, did_you_mean
+from hfplug.methods.linear_layers import check_has_linear_layers
 from hfplug.methods.lora_patterns import layer_pattern, parse_pattern
 from hfplug.methods.method import (
     CLASSIFICATION,
@@ -217,6 +218,14 @@ def _targets(method: Lora, anatomy: AnatomyView) -> Any:
             anatomy.model_type,
         )
         return shortest_names(anatomy.feed_forward, anatomy.modules)
+    convolutions = tuple(name for name, kind in anatomy.others if kind == "Conv1d")
+    if method.target_modules == ("attention",) and convolutions and method.quantization() is None:
+        logger.warning(
+            "%s: this %s model has convolutions for linear layers, so it goes on these; those in groups do not merge.",
+            method.name,
+            anatomy.model_type,
+        )
+        return shortest_names(convolutions, anatomy.modules)
     wanted: dict[str, None] = {}
     for item in method.target_modules or ("attention",):
         found = matching_layers(item, anatomy)
@@ -226,6 +235,7 @@ def _targets(method: Lora, anatomy: AnatomyView) -> Any:
             guess = "" if item in GROUPS else did_you_mean(item, [*GROUPS, *endings])
             if item == "feed_forward" and anatomy.expert_tensors:
                 guess = "Its feed-forward parts are experts: pass 'experts'."
+            check_has_linear_layers(method.name, anatomy)
             raise MethodError(
                 f"{method.name}: {item!r} matches no linear layer of this {anatomy.model_type} model.",
                 fix=f"{guess} Pass target_modules with names of layers, which here end in: "

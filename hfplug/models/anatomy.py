@@ -66,7 +66,7 @@ class Anatomy:
         expert_tensors: Full names of parameters that hold the matrices of all experts of a block.
         routers: Modules that choose among experts.
         linear: All linear layers that an adapter can be put on, but the output head and new modules.
-        left_out: Linear layers that no adapter can be put on, and why: pairs of a name and a reason.
+        left_out: Linear layers that no adapter can be put on, and why.
         unreached: The outermost modules that do not run on text (those of pictures and sound), so that no method has
             anything to train there; empty if that is not known.
         key_value: Those of ``attention`` that make keys or values, fused ones included.
@@ -81,16 +81,15 @@ class Anatomy:
         tied: Whether these two share one weight.
         head: Modules that turn what the backbone gives into the task's answer.
         quantised: Linear layers that are held in 4 bits.
-        read_by: ``"run"`` if the model ran to its end, else why it stopped: what it had not reached by then is judged
-            by structure and names.
+        read_by: ``"run"`` if the model ran to its end, else why it stopped: what came later is judged by names.
         weighted: Modules that hold weights themselves and learn, the outermost where one holds another.
         compound: Of these those that are more than one layer: experts in one tensor, mixers with numbers of their own.
         norms: Normalisation layers with weights.
         biases: Layers that add a trained vector to their output.
         transposed: Those of ``linear`` that hold their weight as (in, out): GPT-2's ``Conv1D``.
         modules: Every module.
-        recomputed: Whether layers run again on the way back, being reversible: they learn only if what the input
-            embedding gives asks for a gradient.
+        recomputed: Whether layers run again on the way back (reversible ones).
+        others: Where no linear layer lies in a block: what holds a matrix there instead, and its class.
         encoder_decoder: Whether it is an encoder and a decoder.
         new_modules: Modules that start at random and so must be trained and saved: a classification head,
             and whatever the checkpoint did not hold.
@@ -143,6 +142,7 @@ class Anatomy:
     read_by: str = "run"
     loaded_for: str = ""
     recomputed: bool = False
+    others: tuple[tuple[str, str], ...] = ()
     encoder_decoder: bool = False
     new_modules: tuple[str, ...] = ()
     tokenizer_source: str | None = None
@@ -206,6 +206,7 @@ def read_anatomy(
         expert_tensors=parts.expert_tensors,
         routers=parts.routers,
         left_out=tuple(parts.left_out.items()),
+        others=parts.others,
         linear=parts.linear,
         key_value=_key_value(parts, modules, width),
         attention_output=parts.attention_output or attention_outputs(parts.attention, modules, width),
@@ -233,11 +234,8 @@ def read_anatomy(
 
 def _of_the_run(modules: dict[str, nn.Module], seen: Trace) -> dict[str, Any]:
     """How far the run came, and how it went back."""
-    return {
-        "read_by": "run" if seen.ended == "whole" else seen.ended,
-        "unreached": _unreached(modules, seen),
-        "recomputed": bool(seen.recomputed),
-    }
+    read_by = "run" if seen.ended == "whole" else seen.ended
+    return {"read_by": read_by, "unreached": _unreached(modules, seen), "recomputed": bool(seen.recomputed)}
 
 
 def _ends(model: Any, modules: dict[str, nn.Module], new: tuple[str, ...]) -> dict[str, Any]:

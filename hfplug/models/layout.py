@@ -133,6 +133,12 @@ def bias_layers(modules: Modules, left_out: Collection[str] = ()) -> tuple[str, 
     )
 
 
+def matrix_layers(modules: Modules) -> tuple[str, ...]:
+    """Layers of numbered blocks whose weight has two dimensions or more: linear ones, and what stands in for them."""
+    leaves = _leaves(modules, ())
+    return tuple(name for name, module in leaves if block_of(name) and _sizes(module).get("weight", 0) >= 2)
+
+
 def is_inside(name: str, owners: Iterable[str]) -> bool:
     """Whether a name is one of the owners, or lies in one."""
     return any(name == owner or name.startswith(f"{owner}.") for owner in owners)

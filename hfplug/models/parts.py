@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from hfplug.models.ends import output_embedding
-from hfplug.models.layout import Modules, attention_module, block_of, is_inside, is_linear, linear_shape
+from hfplug.models.layout import Modules, attention_module, block_of, is_inside, is_linear, linear_shape, matrix_layers
 from hfplug.models.trace import Trace
 
 _ROUTER = re.compile(r"(^|\.)(gate|router|wg|shared_expert_gate)(\.|$)|router", re.IGNORECASE)
@@ -49,6 +49,7 @@ class Parts:
         experts: Those of ``feed_forward`` that are in one of many alike modules that a router chooses from.
         expert_tensors: Full names of parameters that hold the matrices of all experts of a block.
         routers: Modules that choose among experts.
+        others: Where no linear layer lies in a block: what holds a matrix there instead, and its class.
     """
 
     linear: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class Parts:
     experts: tuple[str, ...] = ()
     expert_tensors: tuple[str, ...] = ()
     routers: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
 
 
 def read_parts(model: Any, modules: Modules, seen: Trace, left_out: tuple[str, ...], width: int) -> Parts:
@@ -88,6 +90,9 @@ def read_parts(model: Any, modules: Modules, seen: Trace, left_out: tuple[str, .
     parts.linear = tuple(name for name in candidates if name not in parts.left_out)
     parts.routers = tuple(name for name in modules if name in seen.routers)
     parts.expert_tensors = expert_tensors(model, modules)
+    if not any(block_of(name) for name in candidates):
+        others = [name for name in matrix_layers(modules) if seen.learns(name)]
+        parts.others = tuple((name, type(modules[name]).__name__) for name in others)
     choosing = _parts_with_experts(parts)
     _sort_attention(parts, modules, seen, width, choosing)
     _sort_mixers(parts, seen, choosing)

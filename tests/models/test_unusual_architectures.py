@@ -115,6 +115,43 @@ class Fixed(nn.Module):
         return type("Output", (), {"loss": (0 * self.never * x).sum()})
 
 
+def test_lora_goes_on_the_convolutions_of_a_model_that_has_them_for_linear_layers():
+    model = hfplug.apply_method(tiny_model("squeezebert", "classification"), "lora").train()
+    adapted = {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if ".lora_A" in name}
+    assert adapted == {"query", "key", "value", "conv1d"}
+    model(**batch_of(model.get_base_model(), "classification")).loss.backward()
+    assert all(one.grad is not None for one in model.parameters() if one.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "method", "kind"),
+    [("ibert", "lora", "QuantLinear"), ("ibert", "bottleneck", "QuantLinear"), ("squeezebert", "ia3", "Conv1d")],
+)
+def test_a_method_of_linear_layers_says_what_stands_in_their_place(model_type, method, kind):
+    with pytest.raises(hfplug.MethodError, match=f"goes on linear layers, and the blocks .* have none: {kind} stands"):
+        hfplug.apply_method(tiny_model(model_type, "classification"), method)
+
+
+def test_the_norms_and_biases_of_layers_that_give_a_scale_beside_are_found():
+    found = read_anatomy(tiny_model("ibert", "classification"), "SEQ_CLS")
+    assert {name.rpartition(".")[2] for name in found.norms} == {"LayerNorm"}
+    assert {"query", "dense", "LayerNorm"} <= {name.rpartition(".")[2] for name in found.biases}
+
+
+def test_lora_leaves_out_layers_whose_tensors_peft_renames_out_of_reach():
+    """The rule goes once PEFT finds these tensors again: then this key stays as it is."""
+    from peft.utils import transformers_weight_conversion as conversion
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    key = "model.layers.1.self_attn.k_sconv.weight_proj.lora_A.weight"
+    entries = get_checkpoint_conversion_mapping("inkling2_text")
+    renames = [one for one in entries if isinstance(one, conversion.WeightRenaming)]
+    assert conversion.rename_source_key(key, renames, [])[0] != key
+    model = hfplug.apply_method(tiny_model("inkling2_text", "causal"), "lora")
+    targets = model.active_peft_config.target_modules
+    assert "q_proj" in targets and not any(name.endswith("weight_proj") for name in targets)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model_type", "task", "method"),
@@ -126,7 +163,9 @@ class Fixed(nn.Module):
         ("longformer", "classification", "qlora"),
         ("modernvbert", "classification", "lora"),
         ("gpt_oss", "causal", "bitfit"),
-        ("squeezebert", "classification", "bitfit"),
+        *(("squeezebert", "classification", method) for method in ("bitfit", "lora")),
+        *(("ibert", "classification", method) for method in ("bitfit", "norms")),
+        ("inkling2_text", "causal", "lora"),
         ("gemma3n_text", "causal", "norms"),
     ],
 )
