@@ -59,10 +59,10 @@ class IA3(TuningMethod):
     def peft_config(self, anatomy: AnatomyView) -> PeftConfig:
         from peft import IA3Config
 
+        check_has_linear_layers("ia3", anatomy)
         attention = anatomy.key_value if self.attention == "on" else ()
         feed_forward = anatomy.feed_forward_output if self.feed_forward == "on" else ()
         if not attention and not feed_forward:
-            check_has_linear_layers("ia3", anatomy)
             raise MethodError(
                 f"ia3 finds nothing to scale on this {anatomy.model_type} model with attention={self.attention!r} and"
                 f" feed_forward={self.feed_forward!r}.",

@@ -21,6 +21,6 @@ def check_has_linear_layers(method: str, anatomy: AnatomyView) -> None:
         raise MethodError(
             f"{method} goes on linear layers, and the blocks of this {anatomy.model_type} model have none:"
             f" {', '.join(kinds)} stands there ({anatomy.others[0][0]}, for one).",
-            fix="Use bitfit or norms, which train the biases and scales of any layer"
+            fix="Use bottleneck, bitfit or norms, which go on any layer"
             + (", or lora, which goes on convolutions." if "Conv1d" in kinds else "."),
         )

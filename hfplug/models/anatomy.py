@@ -210,7 +210,7 @@ def read_anatomy(
         linear=parts.linear,
         key_value=_key_value(parts, modules, width),
         attention_output=parts.attention_output or attention_outputs(parts.attention, modules, width),
-        feed_forward_output=feed_forward_outputs(parts.feed_forward, modules, width),
+        feed_forward_output=feed_forward_outputs(parts.feed_forward or dict(parts.others), modules, width),
         feed_forward_block=_feed_forward_block(parts, modules, seen),
         blocks=stacks,
         encoder=stacks[0] if encoder_decoder and len(stacks) > 1 else (),

@@ -24,9 +24,11 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """Numbers that go into a linear layer and that come out, also of a 4-bit layer and of ``Conv1D``."""
+    """Numbers that go into a linear layer and that come out, also of a 4-bit layer, of ``Conv1D`` and a convolution."""
     if hasattr(module, "in_features"):
         return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return module.in_channels, module.out_channels
     fed, given = module.weight.shape  # type: ignore[union-attr,misc]
     return int(fed), int(given)
 
@@ -66,7 +68,7 @@ def attention_outputs(attention: tuple[str, ...], modules: Modules, width: int) 
     return tuple({attention_module(name, modules): name for name in wide}.values())
 
 
-def feed_forward_outputs(names: tuple[str, ...], modules: Modules, width: int) -> tuple[str, ...]:
+def feed_forward_outputs(names: Iterable[str], modules: Modules, width: int) -> tuple[str, ...]:
     """Of the linear layers of each block the one that narrows to the model's width, else the last of that width."""
     found: dict[str, tuple[int, str]] = {}
     for name in names:

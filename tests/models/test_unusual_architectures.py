@@ -125,11 +125,27 @@ def test_lora_goes_on_the_convolutions_of_a_model_that_has_them_for_linear_layer
 
 @pytest.mark.parametrize(
     ("model_type", "method", "kind"),
-    [("ibert", "lora", "QuantLinear"), ("ibert", "bottleneck", "QuantLinear"), ("squeezebert", "ia3", "Conv1d")],
+    [("ibert", "lora", "QuantLinear"), ("ibert", "ia3", "QuantLinear"), ("squeezebert", "ia3", "Conv1d")],
 )
 def test_a_method_of_linear_layers_says_what_stands_in_their_place(model_type, method, kind):
     with pytest.raises(hfplug.MethodError, match=f"goes on linear layers, and the blocks .* have none: {kind} stands"):
         hfplug.apply_method(tiny_model(model_type, "classification"), method)
+
+
+@pytest.mark.parametrize(("model_type", "width_at"), [("squeezebert", 1), ("ibert", -1)])
+def test_a_bottleneck_stands_after_whatever_ends_the_feed_forward_part(model_type, width_at):
+    model = hfplug.apply_method(tiny_model(model_type, "classification"), "bottleneck").train()
+    layers = [module for module in model.modules() if hasattr(module, "bottleneck_up")]
+    assert len(layers) == 2
+    with torch.no_grad():
+        layers[0].bottleneck_up["default"].bias.copy_(torch.arange(32.0))
+    shape = [2, 5]
+    shape.insert(width_at % 3, 64)
+    x = torch.ones(shape)
+    given, own = layers[0](x), layers[0].get_base_layer()(x)
+    given, own = (one[0] if isinstance(one, tuple) else one for one in (given, own))
+    added = (given - own).movedim(width_at, -1)
+    assert torch.allclose(added, torch.arange(32.0).expand(2, 5, 32), atol=1e-5)
 
 
 def test_the_norms_and_biases_of_layers_that_give_a_scale_beside_are_found():
@@ -163,8 +179,8 @@ def test_lora_leaves_out_layers_whose_tensors_peft_renames_out_of_reach():
         ("longformer", "classification", "qlora"),
         ("modernvbert", "classification", "lora"),
         ("gpt_oss", "causal", "bitfit"),
-        *(("squeezebert", "classification", method) for method in ("bitfit", "lora")),
-        *(("ibert", "classification", method) for method in ("bitfit", "norms")),
+        *(("squeezebert", "classification", method) for method in ("bitfit", "lora", "bottleneck")),
+        *(("ibert", "classification", method) for method in ("bitfit", "norms", "bottleneck")),
         ("inkling2_text", "causal", "lora"),
         ("gemma3n_text", "causal", "norms"),
     ],

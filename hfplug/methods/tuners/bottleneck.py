@@ -68,7 +68,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     def add(self, adapter_name: str, config: Config) -> None:
         """Make the network of one more adapter."""
         base = self.get_base_layer()
-        given = getattr(base, "out_features", None) or getattr(base, "nf", None) or config.width
+        named = (getattr(base, name, None) for name in ("out_features", "nf", "out_channels"))
+        given = next((one for one in named if one), config.width)
         fed = int(given) if config.place == "after" else config.width
         middle = max(1, round(given / config.reduction_factor))
         device = next(base.parameters()).device
@@ -95,7 +96,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             config, down, up = self.settings[name], self.bottleneck_down[name], self.bottleneck_up[name]
             hidden = (plain if config.place == "after" else x).to(down.weight.dtype)
             act = getattr(nn.functional, config.non_linearity)
-            result = result + config.scale * up(act(down(hidden)))
+            # A convolution gives (batch, width, positions).
+            axis = 1 if isinstance(self.get_base_layer(), nn.Conv1d) else -1
+            result = result + config.scale * up(act(down(hidden.movedim(axis, -1)))).movedim(-1, axis)
         result = result.to(plain.dtype)
         return (result, *whole[1:]) if isinstance(whole, tuple) else result
 
