@@ -17,7 +17,7 @@ from hfplug.methods.tuners.names import calling_peft
 from hfplug.models.anatomy import read_anatomy
 from hfplug.models.base import Base
 from hfplug.models.factory import Applied, remember
-from hfplug.models.placeholders import see_to_input
+from hfplug.models.placeholders import see_to_input, showing_table
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def put_on(
         if lock is not None:
             known: dict[str, Any] = {"base_commit": found.commit, "checkpoint_rows": rows}
             check(lock, model, tokenizer, task=adapter.task, **known)
-    tuned: Any = _let_peft_load(model, adapter)
+    tuned: Any = _let_peft_load(model, adapter, method)
     see_to_input(tuned, method, anatomy)
     if verify != "off":
         check_tensors(tuned, adapter)
@@ -106,13 +106,13 @@ def reason_of(error: Exception) -> str:
     return next((line for line in lines if "size mismatch" in line), lines[0] if lines else type(error).__name__)
 
 
-def _let_peft_load(model: nn.Module, adapter: AdapterDir) -> nn.Module:
+def _let_peft_load(model: nn.Module, adapter: AdapterDir, method: TuningMethod) -> nn.Module:
     from peft import PeftModel
 
     from hfplug.methods.tuners.layers import let_unload
 
     try:
-        with calling_peft():
+        with calling_peft(), showing_table(model, method):
             tuned = PeftModel.from_pretrained(model, str(adapter.path))
             let_unload(tuned)
             return tuned

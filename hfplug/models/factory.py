@@ -29,7 +29,7 @@ from hfplug.models.base import (
     tokenizer_source,
 )
 from hfplug.models.matrix_shares import matrix_shares, share_words
-from hfplug.models.placeholders import check_has_table, see_to_input
+from hfplug.models.placeholders import see_to_input, showing_table
 from hfplug.models.quantize import bitsandbytes_config, layers_to_keep, settle_four_bit_layers
 from hfplug.models.tryout import try_out
 from hfplug.models.untrained import keep_untrained
@@ -354,10 +354,9 @@ def _wrap(model: nn.Module, config: Any, method: TuningMethod, anatomy: Anatomy)
         settle_four_bit_layers(model)
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     try:
-        if method.input_kind == "vectors":
-            check_has_table(model)
         with calling_peft():
-            tuned: Any = get_peft_model(model, config, revision=anatomy.revision)  # type: ignore[arg-type]
+            with showing_table(model, method):
+                tuned: Any = get_peft_model(model, config, revision=anatomy.revision)  # type: ignore[arg-type]
             see_to_input(tuned, method, anatomy)
             tuned = method.finish(tuned)
             keep_untrained(tuned)

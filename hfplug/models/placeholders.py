@@ -7,6 +7,8 @@ called with ids instead, a placeholder for each vector, and what the embedding g
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from hfplug.errors import MethodError
 from hfplug.methods import TuningMethod
 from hfplug.models.anatomy import Anatomy
 from hfplug.models.ends import input_embedding
+from hfplug.models.own_embeddings import let_embeddings_compute
 from hfplug.models.prefix_layout import lay_out_prefix
 from hfplug.models.soft_outputs import see_to_outputs
 from hfplug.models.tryout import at_rest, few_tokens, ids_of_text, labelled, on_meta
@@ -29,6 +32,7 @@ def see_to_input(model: Any, method: TuningMethod, anatomy: Anatomy) -> None:
         method: The method on it.
         anatomy: Of the base.
     """
+    let_embeddings_compute(model)
     if anatomy.recomputed:
         ask_for_gradients(model.get_base_model())
     if method.input_kind == "vectors":
@@ -88,21 +92,42 @@ def tables_of(base: Any) -> list[nn.Module]:
     return [first, *(one for one in base.modules() if one is not first and getattr(one, "weight", None) is weight)]
 
 
-def check_has_table(base: Any) -> None:
-    """Refuse a model in which PEFT finds no embedding: it looks for a module with a row for each id.
+@contextlib.contextmanager
+def showing_table(base: Any, method: TuningMethod) -> Iterator[None]:
+    """Let PEFT find the embedding of a model that a prompt is put on before its embedded input.
+
+    PEFT looks for ``embeddings.word_embeddings``, and then for a matrix with as many rows as the vocabulary. Mllama's
+    and Moshi's have some more: there the embedding goes by that name meanwhile.
 
     Args:
         base: The model.
+        method: The method that is put on it.
 
     Raises:
-        MethodError: There is none.
+        MethodError: There is no embedding with a row for each id.
     """
+    table: Any = input_embedding(base)
+    found = table is None or hasattr(table, "num_embeddings")  # I-BERT's gives a vector with its scale
+    if method.input_kind != "vectors" or (found and _has_rows_of_vocabulary(base)):
+        yield
+        return
+    rows = getattr(base.config.get_text_config(), "vocab_size", None)
+    if not isinstance(table, nn.Embedding) or hasattr(base, "embeddings") or not rows or table.num_embeddings < rows:
+        raise _without_table(base)
+    base.embeddings = nn.ModuleDict({"word_embeddings": table})
+    try:
+        yield
+    finally:
+        del base.embeddings
+
+
+def _has_rows_of_vocabulary(base: Any) -> bool:
+    """Whether PEFT finds a matrix with a row for each id that is not the output layer's alone."""
     rows = getattr(base.config.get_text_config(), "vocab_size", None)
     output = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
     own = getattr(output, "weight", None)
     tied = own is not None and own is getattr(input_embedding(base), "weight", None)
-    if all(one.dim() < 2 or one.shape[0] != rows or (one is own and not tied) for one in base.parameters()):
-        raise _without_table(base)
+    return any(one.dim() >= 2 and one.shape[0] == rows and (one is not own or tied) for one in base.parameters())
 
 
 def _without_table(base: Any) -> MethodError:

@@ -37,3 +37,24 @@ def test_a_classifier_that_embeds_twice_trains_and_saves_the_tables_that_are_cal
     model.save_pretrained(tmp_path)
     tables = [name for name in load_file(tmp_path / "adapter_model.safetensors") if "token_adapter" in name]
     assert len(tables) == 2 and not any("shared" in name for name in tables)
+
+
+def test_an_embedding_that_normalises_what_it_looked_up_still_does_with_trained_rows(tmp_path):
+    base = tiny_model("inkling_text", "causal")
+    with torch.no_grad():
+        before = base(input_ids=IDS).logits
+        model = hfplug.apply_method(base, "embeddings").eval()
+        torch.testing.assert_close(model(input_ids=IDS).logits, before)
+        next(one for one in model.parameters() if one.requires_grad).mul_(3.0).add_(0.1)
+        moved = model(input_ids=IDS).logits
+        torch.testing.assert_close(model.merge_and_unload()(input_ids=IDS).logits, moved, atol=1e-5, rtol=1e-4)
+
+
+def test_a_soft_prompt_finds_an_embedding_with_more_rows_than_the_vocabulary_has(tmp_path):
+    tiny_model("mllama", "causal").save_pretrained(tmp_path / "base")
+    model = hfplug.build_model(tmp_path / "base", "prompt_tuning").eval()
+    assert not hasattr(model.get_base_model(), "embeddings")
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = hfplug.load_adapter(tmp_path / "adapter", task_type="causal")
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=IDS).logits, model(input_ids=IDS).logits)
