@@ -250,6 +250,16 @@ def _stacked_experts(method: Lora, anatomy: AnatomyView) -> list[str] | None:
     matrices for each expert there."""
     if EXPERTS not in method.target_modules or not anatomy.expert_tensors:
         return None
+    for is_set, what, fix in (
+        (method.decomposed == "on", "DoRA", "Use lora, or leave the experts out."),
+        (method.lora_dropout > 0, "dropout", "Pass lora_dropout=0, or leave the experts out."),
+    ):
+        if is_set:
+            raise MethodError(
+                f"{method.name}: PEFT has no {what} for experts that are stacked in one tensor, as in this"
+                f" {anatomy.model_type} model.",
+                fix=fix,
+            )
     return shortest_names(anatomy.expert_tensors, (*anatomy.modules, *anatomy.expert_tensors))
 
 

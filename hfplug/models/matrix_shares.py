@@ -50,15 +50,13 @@ def share_words(shares: dict[str, float], anatomy: Anatomy) -> str:
         shares: From :func:`matrix_shares`.
         anatomy: Of the model before the method was put on.
     """
+    has_experts = bool(anatomy.experts or anatomy.expert_tensors)
     parts = []
-    if shares["adapted"]:
-        parts.append(f"on {shares['adapted']:.1%} of the numbers in its matrices")
-    if shares["four_bit"]:
-        parts.append(f"{shares['four_bit']:.1%} of them in 4 bits")
-    words = ", ".join(parts)
-    if words and (anatomy.experts or anatomy.expert_tensors) and max(shares["adapted"], shares["four_bit"]) < 0.5:
-        words += " (the experts are most of the rest)"
-    return words
+    for key, words in (("adapted", "are adapted"), ("four_bit", "are in 4 bits")):
+        if shares[key]:
+            rest = " (the experts are most of the rest)" if has_experts and shares[key] < 0.5 else ""
+            parts.append(f"{shares[key]:.1%} {words}{rest}")
+    return f"of the numbers in its matrices {', '.join(parts)}" if parts else ""
 
 
 def numbers_of(one: Any) -> int:

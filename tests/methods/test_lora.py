@@ -126,6 +126,12 @@ def test_experts_have_ranks_of_their_own_and_a_misspelt_layer_is_guessed(tmp_pat
     assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
     with pytest.raises(hfplug.MethodError, match="Did you mean 'q_proj'"):
         hfplug.apply_method(MixtralForCausalLM(config), "lora", rank_pattern={"q_prj": 2})
+    for method, settings, words in (
+        ("dora", {}, "dora: PEFT has no DoRA for experts that are stacked .* Use lora"),
+        ("lora", {"lora_dropout": 0.1}, "lora: PEFT has no dropout for experts .* Pass lora_dropout=0"),
+    ):
+        with pytest.raises(hfplug.MethodError, match=words):
+            hfplug.apply_method(MixtralForCausalLM(config), method, target_modules=("experts",), **settings)
     with pytest.raises(hfplug.MethodError, match="Its feed-forward parts are experts: pass 'experts'"):
         hfplug.apply_method(MixtralForCausalLM(config), "lora", target_modules=("feed_forward",))
 
@@ -143,5 +149,5 @@ def test_the_line_of_a_run_says_that_most_of_a_mixture_of_experts_goes_without(c
     attention, experts, rest = 2 * 16 * 16 + 2 * 16 * 8, 2 * 3 * 16 * 32, 32 * 16 + 2 * 16  # the rest: head, router
     few, most = (part / (attention + experts + rest) for part in (attention, attention + experts))
     said = [record.getMessage() for record in caplog.records if "in its matrices" in record.getMessage()]
-    assert f"on {few:.1%} of the numbers in its matrices (the experts are most of the rest)" in said[0]
-    assert f"on {most:.1%} of the numbers in its matrices" in said[1] and "experts are most" not in said[1]
+    assert f"of the numbers in its matrices {few:.1%} are adapted (the experts are most of the rest)" in said[0]
+    assert f"of the numbers in its matrices {most:.1%} are adapted" in said[1] and "experts are most" not in said[1]
