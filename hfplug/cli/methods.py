@@ -166,8 +166,7 @@ def _lines(row: dict[str, Any], width: int) -> list[str]:
         rate = f", learning rate {preset['learning_rate']:g}" if preset["learning_rate"] else ""
         said[f"--preset {name}"] = f"{values}{rate} ({preset['source']})"
     for word, text in said.items():
-        head = f"    {word:<8}  "
-        lines += textwrap.wrap(text, width, initial_indent=head, subsequent_indent=" " * 14, break_long_words=False)
+        lines += _wrapped(f"    {word:<8}  ", text, width)
     inherited = [one for one in row["settings"] if not one["flag"].startswith(_prefix(row["name"]))]
     reasons = share["defaults"] if share else {}
     for one in row["settings"]:
@@ -179,12 +178,23 @@ def _lines(row: dict[str, Any], width: int) -> list[str]:
         value = one["default"] if here is None else here["value"]
         if here is not None:
             text = "; ".join(part for part in (text, f"{here['why']} [{here['source']}]") if part)
-        head = f"    --{one['flag']} = {_shown(value)}  "
-        lines += textwrap.wrap(text, width, initial_indent=head, subsequent_indent=" " * 14)
+        lines += _wrapped(f"    --{one['flag']} = {_shown(value)}  ", text, width)
     if inherited:
         owner = inherited[0]["flag"].partition("_")[0]
         lines.append(f"    and the settings of {owner}: --{owner}_…")
     return lines
+
+
+def _wrapped(head: str, text: str, width: int) -> list[str]:
+    """A paragraph behind its heading; addresses stay whole."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * 14,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _prefix(name: str) -> str:
