@@ -100,6 +100,8 @@ class Places:
             return Place(HEAD, "head")
         if isinstance(module, nn.Embedding):
             return Place(EMBEDDING, "embedding")
+        if any("expert" in piece for piece in name.split(".")):
+            return Place(EXPERTS, "experts")  # stacked in another way: DBRX puts their rows below one another
         if not block_of(name) and name not in self.within_stacks:
             return Place(OUTSIDE)
         return Place(OTHER)

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hfplug.models.layout import block_of, is_linear, linear_shape
+from hfplug.models.meta_answers import answer_on_meta
 from hfplug.models.seen import Trace as Trace
 from hfplug.models.shortened import shortened, tell_of_all
 from hfplug.models.tryout import few_tokens, first_line, on_meta
@@ -29,16 +30,6 @@ _TOKENS = 16
 _PRODUCTS = {"matmul", "bmm", "einsum", "baddbmm", "__matmul__", "__rmatmul__"}
 _CHOICES = {"topk", "argmax"}
 _RUNNING_SUMS = {"cumsum", "cumprod", "conv1d", "fft", "rfft", "conv2d"}
-# What a model that branches on its data is told on ``meta``, where there are none: that a mask hides nothing, and that
-# rows have one end.
-_ANSWERS: dict[str, Any] = {
-    "__bool__": lambda tensor: True,
-    "item": lambda tensor: 1,
-    "__int__": lambda tensor: 1,
-    "__index__": lambda tensor: 1,
-    "__float__": lambda tensor: 1.0,
-    "unique_consecutive": lambda tensor: tensor,
-}
 
 
 class Mark(NamedTuple):
@@ -224,9 +215,9 @@ class _Flow(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _ANSWERS and isinstance(args[0], torch.Tensor) and args[0].device.type == "meta":
-            return _ANSWERS[name](args[0])
-        result = func(*args, **kwargs)
+        result = answer_on_meta(name, args)
+        if result is NotImplemented:
+            result = func(*args, **kwargs)
         given = _tensors((result,))
         if not given:
             return result

@@ -92,6 +92,7 @@ LOOKED_FOR = {
     "deepseek_v3-causal": {"kv_b_proj": "key + value", "q_a_proj": "attention"},
     "mamba2-causal": {"in_proj": "mixer in", "conv1d": "mixer", "A_log": "mixer", "out_proj": "mixer"},
     "jamba-causal": {"in_proj": "mixer in", "q_proj": "query", "router": "router", "down_proj": "experts"},
+    "dbrx-causal": {"w1": "experts", "Wqkv": "query + key + value"},
     "qwen3_next-causal": {"in_proj_qkvz": "mixer in", "shared_expert_gate": "router", "o_proj": "attention output"},
     "modernvbert-classification": {"vision_model": "", "Wqkv": "query + key + value", "dense": "new head"},
 }
