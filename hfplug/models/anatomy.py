@@ -30,9 +30,8 @@ from hfplug.models.layout import (
     linear_shape,
     norm_layers,
     weighted_layers,
-    with_holders,
 )
-from hfplug.models.parts import Parts, in_state_space_mixer, part_of, read_parts
+from hfplug.models.parts import Parts, in_state_space_mixer, part_of, read_parts, unreached
 from hfplug.models.trace import Trace, trace
 
 
@@ -235,7 +234,7 @@ def read_anatomy(
 def _of_the_run(modules: dict[str, nn.Module], seen: Trace) -> dict[str, Any]:
     """How far the run came, and how it went back."""
     read_by = "run" if seen.ended == "whole" else seen.ended
-    return {"read_by": read_by, "unreached": _unreached(modules, seen), "recomputed": bool(seen.recomputed)}
+    return {"read_by": read_by, "unreached": unreached(modules, seen), "recomputed": bool(seen.recomputed)}
 
 
 def _ends(model: Any, modules: dict[str, nn.Module], new: tuple[str, ...]) -> dict[str, Any]:
@@ -274,22 +273,6 @@ def _feed_forward_block(parts: Parts, modules: dict[str, nn.Module], seen: Trace
         if holder and holder not in attention and block_of(f"{holder}.x") not in blocks:
             found.append(holder)
     return tuple(name for name in modules if name in set(found))
-
-
-def _unreached(modules: dict[str, nn.Module], seen: Trace) -> tuple[str, ...]:
-    """Outermost modules of whose weights none was used; a tied one is used if it is under any of its names."""
-    if seen.ended != "whole":
-        return ()
-    weights = {name: [(key, id(one)) for key, one in modules[name].named_parameters(recurse=False)] for name in modules}
-    used = {
-        one
-        for name, own in weights.items()
-        for key, one in own
-        if seen.runs(name) or f"{name}.{key}" in seen.read_directly
-    }
-    reached = with_holders(name for name, own in weights.items() if any(one in used for _, one in own))
-    unused = with_holders(name for name, own in weights.items() if own) - reached
-    return tuple(name for name in modules if name in unused and name.rpartition(".")[0] not in unused)
 
 
 def _is_trained_norm(name: str, modules: dict[str, nn.Module], seen: Trace) -> bool:
@@ -333,6 +316,8 @@ def new_modules(model: nn.Module, task_type: str, missing_keys: Iterable[str] = 
         found += [
             name for name, child in model.named_children() if name != backbone and any(True for _ in child.parameters())
         ]
+    elif task_type in HEADS_OF_PEFT:  # T5's body lies beside its head, which PEFT trains and saves whatever it holds
+        found += [name for name, _ in model.named_children() if name in HEADS_OF_PEFT[task_type]]
     for key in missing_keys:
         owner = key.rpartition(".")[0]
         if owner and not is_inside(owner, found):

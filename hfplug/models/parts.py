@@ -20,7 +20,16 @@ from typing import Any
 from torch import nn
 
 from hfplug.models.ends import output_embedding
-from hfplug.models.layout import Modules, attention_module, block_of, is_inside, is_linear, linear_shape, matrix_layers
+from hfplug.models.layout import (
+    Modules,
+    attention_module,
+    block_of,
+    is_inside,
+    is_linear,
+    linear_shape,
+    matrix_layers,
+    with_holders,
+)
 from hfplug.models.trace import Trace
 
 _ROUTER = re.compile(r"(^|\.)(gate|router|wg|shared_expert_gate)(\.|$)|router", re.IGNORECASE)
@@ -232,6 +241,27 @@ def _has_router(name: str, parts: Parts) -> bool:
     return "expert" in holder.rpartition(".")[2] or any(
         router.rpartition(".")[0] == holder.rpartition(".")[0] for router in parts.routers
     )
+
+
+def unreached(modules: Modules, seen: Trace) -> tuple[str, ...]:
+    """Outermost modules of whose weights none was used; a tied one is used if it is under any of its names.
+
+    Args:
+        modules: Every module by name.
+        seen: What a run of the model showed.
+    """
+    if seen.ended != "whole":
+        return ()
+    weights = {name: [(key, id(one)) for key, one in modules[name].named_parameters(recurse=False)] for name in modules}
+    used = {
+        one
+        for name, own in weights.items()
+        for key, one in own
+        if seen.runs(name) or f"{name}.{key}" in seen.read_directly
+    }
+    reached = with_holders(name for name, own in weights.items() if any(one in used for _, one in own))
+    unused = with_holders(name for name, own in weights.items() if own) - reached
+    return tuple(name for name in modules if name in unused and name.rpartition(".")[0] not in unused)
 
 
 def expert_tensors(model: Any, modules: Modules) -> tuple[str, ...]:

@@ -177,7 +177,7 @@ def few_tokens(model: Any, count: int = _TOKENS) -> dict[str, torch.Tensor]:
     if writes and isinstance(end, int) and end < rows:
         ids[-1] = end
     separator = getattr(model.config, "sep_token_id", None)
-    if isinstance(separator, int) and type(model).__name__.endswith("ForQuestionAnswering"):
+    if isinstance(separator, int) and type(model).__name__.endswith(("ForQuestionAnswering", "ForMultipleChoice")):
         ids[-3:] = [separator] * 3  # between a question and a text there are two, and one at the end
     row = torch.tensor([ids], device=next(model.parameters()).device)
     if type(model).__name__.endswith("ForMultipleChoice"):

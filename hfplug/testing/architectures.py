@@ -20,6 +20,7 @@ import hfplug
 from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.record import Record
 from hfplug.errors import HfplugError
+from hfplug.methods.method import HEADS_OF_PEFT
 from hfplug.models.base import auto_class, read_task_type, resolve_base
 from hfplug.models.factory import applied_to
 from hfplug.models.matrix_shares import matrix_shares
@@ -31,6 +32,7 @@ from hfplug.training.exporter import lock_of, save_to
 _LOADED = (hfplug.build_model, hfplug.load_adapter)
 _ROWS, _LENGTH, _STEPS = 4, 16, 3
 _OTHER_STARTS = 6
+_HEADS = frozenset().union(*HEADS_OF_PEFT.values())
 # Largest difference of two logits that count as equal: of float32, and of 4-bit layers, which unpack in other orders.
 _SAME, _SAME_IN_FOUR_BITS, _SAME_MERGED = 1e-5, 1e-4, 1e-4
 
@@ -68,6 +70,8 @@ def save_base(model_type: str, task: str, folder: Path) -> None:
     body = getattr(model, model.base_model_prefix or "-", None)
     if task in NEW_HEADS and body is not None and body is not model:
         state = {name: value for name, value in state.items() if name.startswith(f"{model.base_model_prefix}.")}
+    elif task in NEW_HEADS:  # T5's body lies beside its head
+        state = {name: value for name, value in state.items() if name.partition(".")[0] not in _HEADS}
     model.save_pretrained(folder, state_dict=state)
 
 
@@ -87,10 +91,10 @@ def batch_of(model: Any, task: str) -> dict[str, torch.Tensor]:
         return batch | {"labels": torch.arange(_ROWS) % 2}
     if task == "token_classification":
         return batch | {"labels": torch.arange(_ROWS * _LENGTH).reshape(_ROWS, _LENGTH) % 2}
+    separator = getattr(model.config, "sep_token_id", None)
+    if task in ("question_answering", "multiple_choice") and isinstance(separator, int):
+        ids[:, [4, 5, -1]] = separator  # a question, two of these, a text and one more: Longformer counts them
     if task == "question_answering":
-        separator = getattr(model.config, "sep_token_id", None)
-        if isinstance(separator, int):  # a question, two of these, a text and one more: Longformer counts them
-            ids[:, [4, 5, -1]] = separator
         return batch | {"start_positions": torch.arange(_ROWS) + 1, "end_positions": torch.arange(_ROWS) + 3}
     if task == "multiple_choice":  # two choices a row, which differ in their order
         pairs = {name: torch.stack([value, value.flip(1)], dim=1) for name, value in batch.items()}
@@ -216,7 +220,9 @@ def _train(model: Any, batch: dict[str, torch.Tensor], found: Findings, *, whole
             layers = getattr(model.active_peft_config, "num_layers", 1)
             spare = 1.01 / layers if model.active_peft_config.peft_type == "PREFIX_TUNING" else 0.02
             found.require(numbers < spare, f"{numbers:.0%} of the prompt's numbers get no gradient")
-    return [name for name, total in moved.items() if not bool(total.any())]
+    # One number that is added to the scores of all choices changes none of their shares, so it learns nothing.
+    cancels = 1 if batch["input_ids"].dim() == 3 else 0
+    return [name for name, total in moved.items() if not bool(total.any()) and total.numel() != cancels]
 
 
 def _steps(model: Any, batch: dict[str, torch.Tensor], found: Findings) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from hfplug.adapters.adapter_dir import AdapterDir
 from hfplug.adapters.card_front import auto_class
 from hfplug.errors import MethodError
 from hfplug.methods.method import modules_to_save
-from hfplug.models.anatomy import read_anatomy
+from hfplug.models.anatomy import new_modules, read_anatomy
 from hfplug.models.base import read_task_type
 from hfplug.models.soft_outputs import answer_loss
 from hfplug.testing.architectures import batch_of, check_method, save_base
@@ -76,6 +76,12 @@ def test_a_head_that_holds_what_peft_wraps_itself_is_named_by_its_other_parts():
     named = modules_to_save(read_anatomy(model, "QUESTION_ANS"))
     assert "qa_classifier.intermediate" in named and not any(name.endswith("qa_outputs") for name in named)
     assert "qa_classifier" not in named
+
+
+def test_a_head_beside_a_body_without_a_name_of_its_own_is_found():
+    with torch.device("meta"):
+        model = tiny_model("t5", "question_answering")
+    assert new_modules(model, "QUESTION_ANS") == ("qa_outputs",)
 
 
 @pytest.mark.slow
