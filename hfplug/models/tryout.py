@@ -96,7 +96,7 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
     fix = "Use lora, which does not depend on how a model takes its input."
     try:
         with at_rest(model), torch.enable_grad():
-            _forth_and_back(model, inputs)
+            forth_and_back(model, inputs)
             _write(model.eval(), method, base)
     except Exception as error:  # whatever a model of any kind raises: the user gets one sentence
         why = f"{_REFUSES.get(method.input_kind, 'a short run fails')} ({first_line(error)})"
@@ -113,10 +113,14 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
         raise MethodError(f"{method.name} does nothing on this {kind} model: {which} gets no gradient.", fix=fix)
 
 
-def _forth_and_back(model: nn.Module, inputs: dict[str, Any]) -> None:
+def forth_and_back(model: nn.Module, inputs: dict[str, Any]) -> None:
     """A step without its update; at rest or, where a model has no gradient at rest, in training.
 
     Reformer is reversible, and RWKV keeps a state at rest that it writes into.
+
+    Args:
+        model: The model; it is left in the mode that it ran in, with its gradients.
+        inputs: From :func:`few_tokens`.
     """
     for training in (False, True):
         model.train(training)

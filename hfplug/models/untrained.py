@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from hfplug.models.tryout import at_rest, few_tokens, forth_and_back, on_meta
+
+_TOKENS = 16
+
 
 def keep_untrained(tuned: Any) -> None:
     """Hold what the class of the base does not train as a buffer in each trained copy of a module.
@@ -34,10 +38,45 @@ def keep_untrained(tuned: Any) -> None:
         holder = name.removeprefix(f"{prefix}.")
         for own, parameter in list(copied.named_parameters()):
             if f"{holder}.{own}" in still:
-                inside, _, last = own.rpartition(".")
-                owner = copied.get_submodule(inside)
-                delattr(owner, last)
-                owner.register_buffer(last, parameter.detach())
+                _as_buffer(copied, own, parameter)
+    _leave_out_unreached(tuned, base)
+
+
+def _as_buffer(copied: nn.Module, own: str, parameter: nn.Parameter) -> None:
+    inside, _, last = own.rpartition(".")
+    owner = copied.get_submodule(inside)
+    delattr(owner, last)
+    owner.register_buffer(last, parameter.detach())
+
+
+def _leave_out_unreached(tuned: Any, base: nn.Module) -> None:
+    """Do the same with what no gradient of a short run arrives at, though one does at its neighbours in a module.
+
+    XLNet's attention has weights for segments, which a text alone has not; those of positions in Funnel's last block do
+    nothing for the token that is classified. A module that none arrives at as a whole says nothing: of experts in a
+    list not all are chosen, and some layers wait for a longer text (DeepSeek V4).
+    """
+    from peft.utils.other import ModulesToSaveWrapper
+
+    whole = [module for module in base.modules() if isinstance(module, ModulesToSaveWrapper)]
+    inside = [part for one in whole for copied in one.modules_to_save.values() for part in copied.modules()]
+    several = [part for part in inside if sum(1 for _ in part.parameters(recurse=False)) > 1]
+    if not several or on_meta(tuned):
+        return
+    try:
+        with at_rest(tuned), torch.enable_grad():
+            forth_and_back(tuned, few_tokens(base, _TOKENS))
+    except Exception:  # a model of anybody: then all is trained, as PEFT has it
+        return
+    finally:
+        arrived = {id(one) for one in tuned.parameters() if one.grad is not None and bool(one.grad.any())}
+        tuned.zero_grad(set_to_none=True)
+    for part in several:
+        own = dict(part.named_parameters(recurse=False))
+        if any(id(one) in arrived for one in own.values()):
+            for name, one in own.items():
+                if id(one) not in arrived:
+                    _as_buffer(part, name, one)
 
 
 def _not_trained(base: Any) -> set[str]:
