@@ -107,3 +107,10 @@ def test_what_the_class_of_the_base_does_not_train_is_saved_with_a_copy_and_not_
     model.save_pretrained(tmp_path / "adapter")
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert any(name.endswith("e_score_correction_bias") for name in saved)
+
+
+def test_what_a_text_alone_does_not_reach_in_a_copy_is_not_trained():
+    model = hfplug.apply_method(tiny_model("xlnet", "causal"), "top_layers")
+    trained = {name.rpartition(".")[2] for name, one in model.named_parameters() if one.requires_grad}
+    copied = {name.rpartition(".")[2] for name, _ in model.named_buffers() if ".modules_to_save." in name}
+    assert {"q", "k", "r_w_bias"} <= trained and copied == {"r_s_bias", "seg_embed"}  # its weights for segments
