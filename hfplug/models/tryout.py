@@ -105,12 +105,21 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
         without = [name for name, one in trainable.items() if one.grad is None]
         # A new head learns whatever the prompt does (MRA attends to nothing without its CUDA kernel).
         own = {name: one for name, one in trainable.items() if "prompt_encoder" in name} or trainable
-        moved = any(one.grad is not None and bool(one.grad.any()) for one in own.values())
+        gradients = [one.grad for one in own.values() if one.grad is not None]
+        moved = any(bool(one.any()) for one in gradients) and all(_reaches(one, method) for one in gradients)
         for one in trainable.values():
             one.grad = None
     if without or not moved:
         which = without[0] if without else "the prompt"
         raise MethodError(f"{method.name} does nothing on this {kind} model: {which} gets no gradient.", fix=fix)
+
+
+def _reaches(gradient: torch.Tensor, method: TuningMethod) -> bool:
+    """Whether a gradient of vectors before a text arrives at more than half: the first may be the token classified."""
+    rows = gradient.shape[0]
+    if method.input_kind != "vectors" or gradient.dim() != 2 or rows != method.virtual_tokens() or rows == 1:
+        return True
+    return int(gradient.any(dim=1).sum()) * 2 > rows
 
 
 def forth_and_back(model: nn.Module, inputs: dict[str, Any]) -> None:
