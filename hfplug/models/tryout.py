@@ -254,6 +254,9 @@ def _of_encoder(config: Any) -> tuple[tuple[HeadShape, HeadShape], ...]:
     heads, width, layers = (
         getattr(config, name, None) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers")
     )
+    if getattr(config, "is_encoder_decoder", False):  # whose decoder may have other numbers of layers and heads
+        layers = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or layers
+        heads = getattr(config, "decoder_attention_heads", None) or heads
     if not (isinstance(heads, int) and isinstance(width, int) and isinstance(layers, int)):
         return ()
     return (((heads, width // heads), (heads, width // heads)),) * layers

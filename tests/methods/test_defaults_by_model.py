@@ -150,3 +150,14 @@ def test_hfplug_methods_says_value_reason_and_source_for_a_base(tmp_path, capsys
     assert "[Liu et al. 2022, https://github.com/r-three/t-few, configs/adapter.json (T0 of 3 B)]" in shown
     assert main(["methods", "bottleneck"]) == 0
     assert "--bottleneck_reduction_factor = 16.0" in capsys.readouterr().out
+
+
+def test_a_prefix_is_counted_for_the_decoders_layers_without_weights_too(tmp_path):
+    from transformers import T5Config
+
+    from hfplug.models.applicable import shares_of
+
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "num_layers": 5, "num_decoder_layers": 3}
+    names = {"architectures": ["T5ForConditionalGeneration"], "decoder_start_token_id": 0, "pad_token_id": 0}
+    T5Config(vocab_size=32, **sizes, **names).save_pretrained(tmp_path)
+    assert shares_of(tmp_path, ["prefix_tuning"])["prefix_tuning"].trainable == 20 * 3 * 2 * 32
