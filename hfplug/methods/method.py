@@ -288,11 +288,12 @@ class TuningMethod(WithDefaults):
         return model, {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
-def modules_to_save(anatomy: AnatomyView) -> list[str] | None:
+def modules_to_save(anatomy: AnatomyView, before: str = "base_model.model") -> list[str] | None:
     """What a PEFT configuration should name in ``modules_to_save``: the modules that start at random.
 
     Args:
         anatomy: The model that the method is put on.
+        before: What a PEFT model of the method puts before the base's own names.
 
     Returns:
         Full names, or None. Those that PEFT adds by itself (``classifier``, ``score``, ``qa_outputs``) are left out; of
@@ -310,7 +311,7 @@ def modules_to_save(anatomy: AnatomyView) -> list[str] | None:
         elif name.rpartition(".")[2] not in added:
             new.append(name)
     ends = [name for name in anatomy.modules if not _is_inside(name, new)]
-    return [f"base_model.model.{one}" if any(name.endswith(one) for name in ends) else one for one in new] or None
+    return [f"{before}.{one}" if any(name.endswith(one) for name in ends) else one for one in new] or None
 
 
 def _is_inside(name: str, owners: list[str]) -> bool:

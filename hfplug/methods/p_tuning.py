@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from hfplug.methods.method import AnatomyView, LearningRate, modules_to_save, register_method
+from hfplug.methods.method import AnatomyView, LearningRate, register_method
 from hfplug.methods.settings import setting
-from hfplug.methods.soft_prompts import InputPrompt, settle_when_loaded
+from hfplug.methods.soft_prompts import InputPrompt, heads_to_save, settle_when_loaded
 from hfplug.methods.values import Preset
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class PTuning(InputPrompt):
             token_dim=anatomy.embedding_size,
             num_layers=anatomy.layers,
             num_attention_heads=anatomy.attention_heads,
-            modules_to_save=_without_the_network(modules_to_save(anatomy)),
+            modules_to_save=_without_the_network(heads_to_save(anatomy)),
         )
 
     def finish(self, model: nn.Module) -> nn.Module:

@@ -34,11 +34,10 @@ from hfplug.methods.method import (
     AnatomyView,
     Default,
     LearningRate,
-    modules_to_save,
     register_method,
 )
 from hfplug.methods.settings import setting
-from hfplug.methods.soft_prompts import SoftPrompt, peft_prefix, settle_when_loaded
+from hfplug.methods.soft_prompts import SoftPrompt, heads_to_save, peft_prefix, settle_when_loaded
 from hfplug.methods.values import Preset
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class PrefixTuning(SoftPrompt):
             prefix_projection=self.prefix_projection == "on",
             encoder_hidden_size=self.prefix_hidden_size,
             init_weights="zero" if self.prefix_init == "zero" else None,
-            modules_to_save=modules_to_save(anatomy),
+            modules_to_save=heads_to_save(anatomy),
         )
 
     def _layout(self, anatomy: AnatomyView) -> tuple[int, int, int]:

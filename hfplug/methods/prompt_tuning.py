@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfplug.errors import MethodError
-from hfplug.methods.method import AnatomyView, Default, LearningRate, TuningMethod, modules_to_save, register_method
+from hfplug.methods.method import AnatomyView, Default, LearningRate, TuningMethod, register_method
 from hfplug.methods.settings import setting
-from hfplug.methods.soft_prompts import InputPrompt
+from hfplug.methods.soft_prompts import InputPrompt, heads_to_save
 from hfplug.methods.values import Preset
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class PromptTuning(InputPrompt):
             token_dim=anatomy.embedding_size,
             num_layers=anatomy.layers,
             num_attention_heads=anatomy.attention_heads,
-            modules_to_save=modules_to_save(anatomy),
+            modules_to_save=heads_to_save(anatomy),
             **self._initialisation(anatomy),
         )
 

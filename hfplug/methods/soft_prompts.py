@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hfplug.errors import MethodError
-from hfplug.methods.method import CAUSAL, PEFT_NAMES, TASK_TYPES, TuningMethod
+from hfplug.methods.method import CAUSAL, PEFT_NAMES, TASK_TYPES, AnatomyView, TuningMethod, modules_to_save
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,6 +87,17 @@ class InputPrompt(SoftPrompt):
         # Padding is on the left, so the ones of the prompt may as well be added on the right of the mask.
         mask = torch.cat([attention_mask, ones], dim=1)
         return base, {"inputs_embeds": torch.stack(rows), "attention_mask": mask}
+
+
+def heads_to_save(anatomy: AnatomyView) -> list[str] | None:
+    """What a soft prompt's configuration should name in ``modules_to_save``.
+
+    PEFT wraps the base of a soft prompt once, and that of a method on weights twice, so the longest names differ.
+
+    Args:
+        anatomy: The model that the prompt is put on.
+    """
+    return modules_to_save(anatomy, before="base_model")
 
 
 def peft_vectors(model: Any) -> Tensor:

@@ -177,7 +177,7 @@ def test_lora_leaves_out_layers_whose_tensors_peft_renames_out_of_reach():
         ("layoutlmv3", "classification", "qlora"),
         ("led", "seq2seq", "qlora"),
         ("longformer", "classification", "qlora"),
-        ("modernvbert", "classification", "lora"),
+        *(("modernvbert", "classification", method) for method in ("lora", "prompt_tuning", "p_tuning")),
         ("gpt_oss", "causal", "bitfit"),
         *(("squeezebert", "classification", method) for method in ("bitfit", "lora", "bottleneck")),
         *(("ibert", "classification", method) for method in ("bitfit", "norms", "bottleneck")),
