@@ -118,8 +118,14 @@ def _places(anatomy: AnatomyView) -> tuple[str, ...]:
     first, *others = anatomy.embeddings
     tied = set(anatomy.embedding_ties)
     if others and (tied - {first, *others} or (not tied and anatomy.output_embeddings not in others)):
-        return tuple(shortest_names(tuple(others), anatomy.modules))
+        # An encoder's own (T5Gemma 2) is called too; T5's stands beside the two and is not.
+        called = anatomy.embeddings if _last(first) in map(_last, others) else tuple(others)
+        return tuple(shortest_names(called, anatomy.modules))
     return (first,) if tied else (first, *others)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _look_up(written: list[str], anatomy: AnatomyView) -> dict[str, int]:

@@ -183,6 +183,7 @@ def test_lora_leaves_out_layers_whose_tensors_peft_renames_out_of_reach():
         *(("ibert", "classification", method) for method in ("bitfit", "norms", "bottleneck")),
         ("inkling2_text", "causal", "lora"),
         ("gemma3n_text", "causal", "norms"),
+        ("t5gemma2", "classification", "embeddings"),
     ],
 )
 def test_it_works_from_the_first_step_to_the_loaded_adapter(model_type, task, method, tmp_path):
