@@ -53,15 +53,16 @@ def _leave_out_unreached(tuned: Any, base: nn.Module) -> None:
     """Do the same with what no gradient of a short run arrives at, though one does at its neighbours in a module.
 
     XLNet's attention has weights for segments, which a text alone has not; those of positions in Funnel's last block do
-    nothing for the token that is classified. A module that none arrives at as a whole says nothing: of experts in a
-    list not all are chosen, and some layers wait for a longer text (DeepSeek V4).
+    nothing for the token that is classified; Gemma 3n's scale of AltUp is used only if its configuration says so. A
+    module that none arrives at, nor at what is in it, says nothing: of experts in a list not all are chosen, and some
+    layers wait for a longer text (DeepSeek V4).
     """
     from peft.utils.other import ModulesToSaveWrapper
 
     whole = [module for module in base.modules() if isinstance(module, ModulesToSaveWrapper)]
     inside = [part for one in whole for copied in one.modules_to_save.values() for part in copied.modules()]
-    several = [part for part in inside if sum(1 for _ in part.parameters(recurse=False)) > 1]
-    if not several or on_meta(tuned):
+    holders = [part for part in inside if next(part.parameters(recurse=False), None) is not None]
+    if not holders or on_meta(tuned):
         return
     try:
         with at_rest(tuned), torch.enable_grad():
@@ -71,9 +72,9 @@ def _leave_out_unreached(tuned: Any, base: nn.Module) -> None:
     finally:
         arrived = {id(one) for one in tuned.parameters() if one.grad is not None and bool(one.grad.any())}
         tuned.zero_grad(set_to_none=True)
-    for part in several:
+    for part in holders:
         own = dict(part.named_parameters(recurse=False))
-        if any(id(one) in arrived for one in own.values()):
+        if any(id(one) in arrived for one in part.parameters()):
             for name, one in own.items():
                 if id(one) not in arrived:
                     _as_buffer(part, name, one)

@@ -114,3 +114,11 @@ def test_what_a_text_alone_does_not_reach_in_a_copy_is_not_trained():
     trained = {name.rpartition(".")[2] for name, one in model.named_parameters() if one.requires_grad}
     copied = {name.rpartition(".")[2] for name, _ in model.named_buffers() if ".modules_to_save." in name}
     assert {"q", "k", "r_w_bias"} <= trained and copied == {"r_s_bias", "seg_embed"}  # its weights for segments
+
+
+def test_a_number_of_a_copy_that_its_configuration_switches_off_is_not_trained_and_its_neighbours_are():
+    model = hfplug.apply_method(tiny_model("gemma3n_text", "causal"), "top_layers")  # altup_correct_scale=False
+    trained = [name for name, one in model.named_parameters() if one.requires_grad]
+    copied = [name for name, _ in model.named_buffers() if ".modules_to_save." in name]
+    assert any(".altup." in name for name in trained) and not any("correct_output_scale" in name for name in trained)
+    assert any(name.endswith("correct_output_scale") for name in copied)
