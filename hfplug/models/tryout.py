@@ -107,8 +107,15 @@ def try_out(model: nn.Module, method: TuningMethod) -> None:
         own = {name: one for name, one in trainable.items() if "prompt_encoder" in name} or trainable
         gradients = [one.grad for one in own.values() if one.grad is not None]
         moved = any(bool(one.any()) for one in gradients) and all(_reaches(one, method) for one in gradients)
+        dead = max((_dead(one, model.active_peft_config) for one in gradients), default=0.0)
         for one in trainable.values():
             one.grad = None
+    if dead:
+        raise MethodError(
+            f"{method.name} does not work on this {kind} model: {dead:.0%} of the numbers of its prefix get no"
+            " gradient, as layers do not read them or do not hand a gradient back.",
+            fix=fix,
+        )
     if without or not moved:
         which = without[0] if without else "the prompt"
         raise MethodError(f"{method.name} does nothing on this {kind} model: {which} gets no gradient.", fix=fix)
@@ -120,6 +127,21 @@ def _reaches(gradient: torch.Tensor, method: TuningMethod) -> bool:
     if method.input_kind != "vectors" or gradient.dim() != 2 or rows != method.virtual_tokens() or rows == 1:
         return True
     return int(gradient.any(dim=1).sum()) * 2 > rows
+
+
+def _dead(gradient: torch.Tensor, settings: Any) -> float:
+    """Which share of a prefix's columns gets no gradient, if more than a fourth; 0 for anything but a prefix.
+
+    RecurrentGemma has attention in every third layer only, and HRM takes no gradient of its first cycles. What a prefix
+    has too much, up to a layer (:mod:`hfplug.methods.prefix_tuning`, :mod:`hfplug.models.prefix_layout`), is let pass.
+    """
+    if str(getattr(settings.peft_type, "value", settings.peft_type)) != "PREFIX_TUNING":
+        return 0.0
+    # The prefix itself, or the bias of the network that makes it.
+    if gradient.shape[-1] != settings.num_layers * 2 * settings.token_dim:
+        return 0.0
+    dead = float((~gradient.reshape(-1, gradient.shape[-1]).any(dim=0)).float().mean())
+    return dead if dead > max(0.25, 1.01 / settings.num_layers) else 0.0
 
 
 def forth_and_back(model: nn.Module, inputs: dict[str, Any]) -> None:

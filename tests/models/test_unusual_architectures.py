@@ -194,6 +194,20 @@ def test_it_works_from_the_first_step_to_the_loaded_adapter(model_type, task, me
     assert found.wrong == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_type", "settings", "share"),
+    [
+        ("recurrent_gemma", {}, "67%"),
+        ("hrm_text", {}, "38%"),
+        ("hrm_text", {"prefix_projection": "on", "prefix_hidden_size": 8}, "38%"),
+    ],
+)
+def test_a_prefix_of_which_much_learns_nothing_is_refused(model_type, settings, share):
+    with pytest.raises(hfplug.MethodError, match=f"{share} of the numbers of its prefix get no gradient.*Use lora"):
+        hfplug.apply_method(tiny_model(model_type, "causal"), "prefix_tuning", **settings)
+
+
 def test_a_tiny_reformer_needs_its_seed():
     """The exception in the tiny configuration goes once two calls without it give the same."""
     config = tiny_config("reformer", "causal")
