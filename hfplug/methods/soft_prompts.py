@@ -71,8 +71,7 @@ class InputPrompt(SoftPrompt):
         depends on the other rows of the batch.
         """
         base: Any = model.get_base_model()  # type: ignore[operator]
-        takes_vectors = "inputs_embeds" in inspect.signature(base.prepare_inputs_for_generation).parameters
-        if model.peft_config[model.active_adapter].task_type != CAUSAL or not takes_vectors:  # type: ignore[index,union-attr]
+        if model.peft_config[model.active_adapter].task_type != CAUSAL or not writes_after_vectors(base):  # type: ignore[index,union-attr]
             return super().generation_inputs(model, input_ids, attention_mask)
         import torch
 
@@ -98,6 +97,15 @@ def heads_to_save(anatomy: AnatomyView) -> list[str] | None:
         anatomy: The model that the prompt is put on.
     """
     return modules_to_save(anatomy, before="base_model")
+
+
+def writes_after_vectors(base: Any) -> bool:
+    """Whether ``generate`` of a decoder takes embedded text to begin from.
+
+    Args:
+        base: A transformers model that generates.
+    """
+    return "inputs_embeds" in inspect.signature(base.prepare_inputs_for_generation).parameters
 
 
 def peft_vectors(model: Any) -> Tensor:

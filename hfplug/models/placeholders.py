@@ -21,6 +21,7 @@ from hfplug.models.ends import input_embedding
 from hfplug.models.own_embeddings import let_embeddings_compute
 from hfplug.models.prefix_layout import lay_out_prefix
 from hfplug.models.soft_outputs import see_to_outputs
+from hfplug.models.soft_writing import see_to_writing
 from hfplug.models.tryout import at_rest, few_tokens, ids_of_text, labelled, on_meta
 
 
@@ -38,6 +39,7 @@ def see_to_input(model: Any, method: TuningMethod, anatomy: Anatomy) -> None:
     if method.input_kind == "vectors":
         let_ids_through(model)
         see_to_outputs(model)
+        see_to_writing(model)
     elif method.input_kind == "prefix":
         lay_out_prefix(model)
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from hfplug.methods import TuningMethod
 from hfplug.methods.method import CAUSAL, OTHER
+from hfplug.methods.soft_prompts import writes_after_vectors
 from hfplug.models.soft_outputs import extra_positions
 from hfplug.training.plug_settings import refuse_empty, refuse_other_settings, refuse_other_weights
 from hfplug.training.plug_soft import soft_forward
@@ -73,7 +74,8 @@ class PluggedModel:
             kwargs["input_ids"] = kwargs.pop("inputs")
         if self._hfplug.state == "fresh" and self._hfplug.method.untrained != "base":
             return self._as_the_base("generate", kwargs)
-        if _is_left_padded(kwargs) and extra_positions(self) and self.active_peft_config.task_type == CAUSAL:
+        may = self.active_peft_config.task_type == CAUSAL and writes_after_vectors(self.get_base_model())
+        if may and extra_positions(self) and _is_left_padded(kwargs):
             return _generate_after_prompt(self, kwargs)
         return super().generate(**kwargs)  # type: ignore[misc]
 
