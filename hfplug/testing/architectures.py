@@ -221,7 +221,7 @@ def _train(model: Any, batch: dict[str, torch.Tensor], found: Findings, *, whole
             spare = 1.01 / layers if model.active_peft_config.peft_type == "PREFIX_TUNING" else 0.02
             found.require(numbers < spare, f"{numbers:.0%} of the prompt's numbers get no gradient")
     # One number that is added to the scores of all choices changes none of their shares, so it learns nothing.
-    cancels = 1 if batch["input_ids"].dim() == 3 else 0
+    cancels = 1 if any(name == "input_ids" and value.dim() == 3 for name, value in batch.items()) else 0
     return [name for name, total in moved.items() if not bool(total.any()) and total.numel() != cancels]
 
 
