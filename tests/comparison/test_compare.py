@@ -194,6 +194,7 @@ def test_several_adapters_of_one_method_have_columns_of_their_own(
     assert answers[0] != answers[1]
 
 
+@pytest.mark.slow
 def test_adapters_of_every_method_that_the_base_takes_can_be_compared(small_base, dialogues, tmp_path, without_plots):
     """Also over four bits, where what is switched off is another base than the one that is shown."""
     names = [name for name, why_not in methods_for(small_base).items() if why_not is None]

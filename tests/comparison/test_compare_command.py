@@ -65,6 +65,7 @@ def test_the_table_the_notes_and_the_files_are_shown(capsys, adapters, rows, tmp
     )
 
 
+@pytest.mark.slow
 def test_flags_of_the_task_reach_the_models(capsys, adapters, rows, tmp_path):
     words = ["compare", "--variant", str(adapters / "lora"), "--data", str(rows), "--out", str(tmp_path / "out")]
     flags = ["--max-eval-rows", "2", "--max_new_tokens", "3", "--prompt", "Say it shortly: {dialogue}"]

@@ -142,6 +142,7 @@ def test_a_study_does_not_go_on_with_other_settings(finished, small_base, dialog
         run_study(settings_for(small_base, dialogues, finished, seed=7))
 
 
+@pytest.mark.slow
 def test_a_method_may_be_added_to_a_study(small_base, dialogues, tmp_path):
     lora, prompt = resolve_method("lora"), resolve_method("prompt_tuning")
     run_study(settings_for(small_base, dialogues, tmp_path / "s", methods=(lora,), max_steps=2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 
+import pytest
 from browsing import DIALOGUE
 
 CHOSEN = ("base", "full", "lora")
@@ -83,6 +84,7 @@ def test_a_tie_is_a_vote_and_the_order_is_shuffled(visit, space):
     assert json.loads((space.folder / "votes.jsonl").read_text(encoding="utf-8").splitlines()[-1])["choice"] == "tie"
 
 
+@pytest.mark.slow
 def test_a_column_that_is_not_what_it_says_takes_no_part(visit):
     visitor = visit()
     blind_round(visitor, "base", "lora", "drifted")
@@ -90,6 +92,7 @@ def test_a_column_that_is_not_what_it_says_takes_no_part(visit):
     assert "Left out of the blind round" in visitor.text("#hf-status")
 
 
+@pytest.mark.slow
 def test_a_vote_without_a_choice_is_asked_for_again(visit):
     visitor = visit()
     blind_round(visitor, "base", "lora")
