@@ -250,7 +250,11 @@ def _at_rest(model: nn.Module) -> Iterator[None]:
             setattr(module, flag, False)
         model.eval()
         with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(0)  # Reformer hashes with random numbers, in eval mode too
+            # Reformer hashes with random numbers, in eval mode too. Only what is put back is seeded.
+            torch.default_generator.manual_seed(0)
+            for one in devices:
+                with torch.cuda.device(one):
+                    torch.cuda.manual_seed(0)
             yield
     finally:
         if wrapped is not None and original is not None:
