@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hfplug.adapters.inspect_pair import Pair, PairLayer, PairPrompt, PairTensor
-from hfplug.adapters.inspect_table import Block, number, render_blocks, short
+from hfplug.adapters.inspect_table import Block, number, render_blocks
 
 
 def render_pair(pair: Pair, *, top: int = 20) -> str:
@@ -57,7 +57,7 @@ def _layers(pair: Pair, top: int) -> Block:
 
 def _cells(one: PairLayer) -> tuple[str, ...]:
     values = (one.cosine, one.overlap_out, one.chance_out, one.overlap_in, one.chance_in)
-    return (short(one.name, 40), *(number(value, 2) for value in values), f"{one.ranks[0]}, {one.ranks[1]}")
+    return (one.name, *(number(value, 2) for value in values), f"{one.ranks[0]}, {one.ranks[1]}")
 
 
 def _tensors(tensors: tuple[PairTensor, ...], top: int) -> Block:
@@ -65,7 +65,7 @@ def _tensors(tensors: tuple[PairTensor, ...], top: int) -> Block:
     rows: list[tuple[str, ...]] = [("tensor", "cosine of the changes", "|first|", "|second|", "what it is")]
     for one in ordered[:top]:
         norms = (number(one.norms[0]), number(one.norms[1]))
-        rows.append((short(one.name, 44), number(one.cosine, 2), *norms, one.role))
+        rows.append((one.name, number(one.cosine, 2), *norms, one.role))
     title = f"The {top} of {len(ordered)} tensors that changed most alike" if len(ordered) > top else "Tensors"
     return Block(title=title, rows=tuple(rows))
 

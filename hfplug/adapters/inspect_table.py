@@ -24,7 +24,8 @@ class Block:
     """A table and what is to be said of it.
 
     Attributes:
-        title: Above it, or empty. rows: Its heading and its rows; or nothing.
+        title: Above it, or empty.
+        rows: Its heading and its rows, names whole; or nothing.
         text_last: Whether its last column holds texts, which are aligned to the left.
         sentences: Below it.
     """
@@ -67,7 +68,8 @@ def render_blocks(blocks: Sequence[Block]) -> list[str]:
     """Lines of text, an empty one before each block."""
     lines: list[str] = []
     for block in blocks:
-        table = (_left_last(block.rows) if block.text_last == "yes" else columns(block.rows)) if block.rows else []
+        rows = [(short(first, 40), *others) for first, *others in block.rows]
+        table = (_left_last(rows) if block.text_last == "yes" else columns(rows)) if rows else []
         sentences = [line for sentence in block.sentences for line in wrapped(sentence)]
         lines += ["", *([block.title] if block.title else ()), *_cut(table), *sentences]
     return [plain_line(line) for line in lines]
@@ -151,7 +153,7 @@ def _layers(layers: tuple[LowRankLayer, ...], top: int) -> Iterator[Block]:
     for one in most_moved(layers, top):
         cells = (share(one.relative), number(one.update_norm), number(one.weight_norm), str(one.rank))
         rank = (str(one.used_rank), f"{one.effective_rank:.1f}", spectrum(one.singular_values, 8).ljust(8))
-        rows.append((short(one.name, 40), *cells, *rank))
+        rows.append((one.name, *cells, *rank))
     used = sorted(one.used_rank for one in layers)
     ranks = sorted({one.rank for one in layers})
     spread = f"{used[0]}" if used[0] == used[-1] else f"{used[0]} to {used[-1]}, median {median(used):.0f}"
@@ -181,7 +183,7 @@ def _places(layers: tuple[LowRankLayer, ...]) -> Iterator[Block]:
     for ending, members in groups.items():
         moved = sorted(float(one.relative or 0) for one in members)
         shown = (share(median(moved)), share(moved[0]), share(moved[-1]))
-        rows.append((short(ending), str(len(members)), *shown, f"{median(one.used_rank for one in members):.0f}"))
+        rows.append((ending, str(len(members)), *shown, f"{median(one.used_rank for one in members):.0f}"))
     yield Block(rows=tuple(rows))
 
 
@@ -285,7 +287,7 @@ def _changes(changes: tuple[TensorChange, ...], top: int) -> Iterator[Block]:
     rows: list[tuple[str, ...]] = [("tensor", "moved", "|change|", "|base|", "largest", "what it is")]
     for one in ordered[:top]:
         numbers = (share(one.relative), number(one.change_norm), number(one.base_norm), number(one.largest))
-        rows.append((short(one.name, 40), *numbers, _ROLES.get(one.role, one.role)))
+        rows.append((one.name, *numbers, _ROLES.get(one.role, one.role)))
     sentences = []
     for one in changes:
         if one.most_moved:

@@ -11,6 +11,7 @@ import torch
 import hfplug
 from hfplug.adapters.inspect import inspect_adapter
 from hfplug.adapters.inspect_pair import inspect_pair
+from hfplug.adapters.inspect_table import render_inspection
 from hfplug.cli.main import main
 from hfplug.comparison.inspect_page import render_inspection_page
 from hfplug.comparison.inspect_plot import draw_panels, panels_of, split_name
@@ -81,6 +82,13 @@ def test_a_page_holds_tables_and_pictures_and_no_script_of_anybody(adapters):
     pair = render_inspection_page(inspect_pair(adapters["lora"], adapters["dora"]))
     assert pair.count("<svg role=") == 3 and "writes alike" in pair
     assert not re.search(r"(?:href|src)=\"http", page + pair)
+
+
+def test_names_of_layers_are_whole_in_a_page_and_short_on_a_terminal(adapters):
+    seen = inspect_adapter(adapters["lora"])
+    longest = "decoder.block.0.layer.1.EncDecAttention.q"
+    assert f">{longest}</th>" in render_inspection_page(seen)
+    assert longest not in (said := render_inspection(seen)) and "dec.block.0.layer.1.EncDecAttention.q" in said
 
 
 def test_the_command_writes_a_picture_and_a_folder_and_overwrites_neither(adapters, tmp_path, capsys):
